@@ -1,1 +1,11 @@
-//! cancel-worker.
+//! cancel-worker: takes cancel intents from RabbitMQ, calls the one Paywall endpoint that fits each kind, finds
+//! out what really happened, and announces it.
+//!
+//! ```text
+//! delivery -> decode -> plan -> call or inquire -> classify -> decide -> announce -> settle
+//! ```
+
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod wire;

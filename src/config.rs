@@ -1,0 +1,165 @@
+//! The configuration: one TOML file, overridden by the environment, read completely before anything connects.
+//!
+//! All mistakes are reported at once, by key and never by value.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use crate::domain::intent::{Api, Kind, MerchantName};
+use crate::domain::policy::Policy;
+
+/// Everything that `run` needs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[worker]`.
+    pub worker: Worker,
+    /// `[amqp]`.
+    pub amqp: Amqp,
+    /// `[lanes]`: the kinds that are served, and how many deliveries of each are held at once.
+    pub lanes: BTreeMap<Kind, u16>,
+    /// `[gateway]`.
+    pub gateway: Gateway,
+    /// `[merchants.<name>]`.
+    pub merchants: BTreeMap<MerchantName, Merchant>,
+    /// `[retry]`, `[inquiry]`, `[rollback]`, `[same_day]`, `[classification]`.
+    pub policy: Policy,
+    /// `admin.listen`; `None`: off.
+    pub admin_listen: Option<SocketAddr>,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// `shutdown.grace`: how long a drain may take.
+    pub grace: Duration,
+}
+
+/// `[worker]`.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// The `source` of our outcome events: one constant per deployment.
+    pub source: String,
+    /// The instance's name.
+    pub name: String,
+}
+
+/// `[amqp]`.
+#[derive(Debug, Clone)]
+pub struct Amqp {
+    /// The broker's addresses, at least one. They carry passwords.
+    pub urls: Vec<SecretString>,
+    /// The management API's address. It carries a password.
+    pub management_url: Option<SecretString>,
+    /// What the name of every exchange and queue begins with.
+    pub prefix: String,
+    /// What `run` does about what is missing of the topology.
+    pub declare: Declare,
+    /// `[amqp.tls]`.
+    pub tls: AmqpTls,
+}
+
+/// What `run` does about what is missing of the topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declare {
+    /// It declares what is missing, and changes nothing that is there.
+    Missing,
+    /// It declares nothing.
+    Nothing,
+}
+
+/// `[amqp.tls]`, all optional: files in PEM form.
+#[derive(Debug, Clone, Default)]
+pub struct AmqpTls {
+    /// The authority that signed the broker's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate.
+    pub client_cert_file: Option<PathBuf>,
+    /// Our certificate's key.
+    pub client_key_file: Option<PathBuf>,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// The base address of each API that a served kind needs.
+    pub urls: BTreeMap<Api, Url>,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long the whole exchange of one call may take.
+    pub call_timeout: Duration,
+    /// Whether plain HTTP is allowed to hosts other than the loopback.
+    pub plain_http: PlainHttp,
+    /// Whether calls carry `traceparent` to the gateway.
+    pub trace_headers: TraceHeaders,
+    /// `[gateway.<api>]`.
+    pub limits: BTreeMap<Api, Limits>,
+    /// `batch.callback_url`; there when the batch lane is served.
+    pub batch_callback_url: Option<Url>,
+}
+
+/// Where plain HTTP may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// To this machine only.
+    Loopback,
+    /// Anywhere: `gateway.allow_http`.
+    Anywhere,
+}
+
+/// Whether calls carry our trace to the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceHeaders {
+    /// `traceparent` is sent.
+    Sent,
+    /// The gateway sees nothing of our traces.
+    Kept,
+}
+
+/// `[gateway.<api>]`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Limits {
+    /// At most so many calls at once.
+    pub concurrency: Option<u32>,
+    /// At most so many calls a second.
+    pub rate: Option<f64>,
+}
+
+/// `[merchants.<name>]`.
+#[derive(Debug, Clone, Default)]
+pub struct Merchant {
+    /// `private_key`, `private_client`: PhysicalAPI and PaymentPrivateAPI.
+    pub private: Option<KeyPair>,
+    /// `public_key`, `public_client`: PaymentAPI.
+    pub public: Option<KeyPair>,
+}
+
+/// One pair of keys of the gateway.
+#[derive(Debug, Clone)]
+pub struct KeyPair {
+    /// `apikeyprivate` or `apikeypublic`.
+    pub key: SecretString,
+    /// `apiclientprivate` or `apiclientpublic`.
+    pub client: SecretString,
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Where spans and metrics are sent; `None`: nowhere.
+    pub otlp_endpoint: Option<Url>,
+    /// Which part of the traces that begin with us is sampled, from 0 to 1.
+    pub sample_ratio: f64,
+    /// How log lines are written.
+    pub log: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,16 @@
+//! What we know and what we decide: plain functions over plain data.
+//!
+//! No async, no IO, no clock, no chance, no logs, no serde, and nothing of ours is imported here. The flow is
+//! `intent` + `history` → `plan` → (call or inquiry) → `classify` or `evidence` → `decide`.
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod codes;
+pub mod evidence;
+pub mod history;
+pub mod intent;
+pub mod outcome;
+pub mod paywall;
+pub mod policy;
+pub mod reply;
+pub mod retry;
+pub mod step;
