@@ -4,13 +4,17 @@
 //! `intent` + `history` → `plan` → (call or inquiry) → `classify` or `evidence` → `decide`.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod classify;
 pub mod codes;
+pub mod decide;
 pub mod evidence;
 pub mod history;
 pub mod intent;
 pub mod outcome;
 pub mod paywall;
+pub mod plan;
 pub mod policy;
 pub mod reply;
 pub mod retry;
+pub mod same_day;
 pub mod step;

@@ -1,0 +1,338 @@
+//! Decisions about a batch. Money travels in the events of its payments; the batch as a whole only opens and
+//! closes. It is never called again as a whole: only with the payments that have evidence of *not done*.
+
+use jiff::Timestamp;
+
+use super::{
+    Asked, Before, DeadReason, Decision, Meaning, Moment, Then, Waiting, ask_after, conclude, item_of,
+    settle, virtual_pos, wait_for, wait_to_call,
+};
+use crate::domain::classify::Verdict;
+use crate::domain::evidence::Evidence;
+use crate::domain::history::{Doubt, History, Item, Phase, Why};
+use crate::domain::intent::{CancelIntent, Kind};
+use crate::domain::outcome::{
+    GivenUpReason, Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject,
+    UnresolvedReason,
+};
+use crate::domain::retry::elapsed;
+use crate::domain::same_day;
+use crate::domain::step::Question;
+
+pub(super) fn decide_verdict(
+    intent: &CancelIntent,
+    mut history: History,
+    called: &[usize],
+    verdict: Verdict,
+    moment: Moment<'_>,
+) -> Decision {
+    match verdict {
+        Verdict::OrderedBatch(facts, items) => {
+            for (index, item) in items {
+                mark(&mut history, index, item);
+            }
+            settle(&mut history, moment);
+            let mut outcomes = Vec::new();
+            accept(&mut history, &mut outcomes, facts.learnt);
+            go_on(intent, history, outcomes, None, moment)
+        }
+        // The gateway's success without a receipt tells nothing of any payment.
+        Verdict::Done(_) | Verdict::Ordered(_) | Verdict::InDoubt => {
+            for index in called {
+                mark(&mut history, *index, Item::Doubt);
+            }
+            settle(&mut history, moment);
+            go_on(intent, history, Vec::new(), None, moment)
+        }
+        Verdict::Refused(reason) => {
+            let outcomes = end_items(&mut history, called, Status::Rejected(reason));
+            settle(&mut history, moment);
+            go_on(intent, history, outcomes, None, moment)
+        }
+        Verdict::RefusedByState(reason) => {
+            history.why = Some(Why::RefusedByState(reason));
+            settle(&mut history, moment);
+            go_on(intent, history, Vec::new(), None, moment)
+        }
+        Verdict::Busy(retry_after) => {
+            if history.attempts >= moment.policy.attempts_max {
+                return super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
+            }
+            wait_to_call(history, retry_after, moment)
+        }
+        Verdict::NeverSent => {
+            let wait =
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+            wait_for(history, wait, Waiting::ToCallAgain, moment)
+        }
+        Verdict::LockedOut => {
+            let wait =
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+            wait_for(history, wait, Waiting::LockedOut, moment)
+        }
+        Verdict::NotConfigured => {
+            history.why = Some(Why::NotConfigured);
+            if history.attempts >= moment.policy.attempts_max {
+                return super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
+            }
+            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.roll);
+            wait_for(history, wait, Waiting::NotConfigured, moment)
+        }
+    }
+}
+
+pub(super) fn decide_findings(
+    intent: &CancelIntent,
+    mut history: History,
+    found: Vec<(usize, Evidence)>,
+    asked_at: Timestamp,
+    moment: Moment<'_>,
+) -> Decision {
+    let refused = match history.why {
+        Some(Why::RefusedByState(reason)) => Some(reason),
+        Some(Why::NotConfigured) | None => None,
+    };
+    let asked = Asked { at: asked_at, called_at: history.called_at };
+    let quiet_from = asked.quiet_from(moment.policy.quiet);
+    let quiet = quiet_from.is_none_or(|from| asked.at >= from);
+    // The earliest time at which something that does not count yet would.
+    let mut counts_from: Option<Timestamp> = None;
+    let mut sooner = |at: Option<Timestamp>| {
+        counts_from = match (counts_from, at) {
+            (Some(known), Some(at)) => Some(known.min(at)),
+            (known, at) => known.or(at),
+        };
+    };
+    let mut outcomes = Vec::new();
+    let mut in_progress = false;
+    let mut not_done = Vec::new();
+    // A letter remembers one look; of a batch it is the one that says least, since that is what holds it up.
+    let mut holds_up = None;
+
+    for (index, evidence) in found {
+        let Some(payment) = intent.items().get(index) else { continue };
+        let Some(item) = history.items.get(index).copied().filter(|item| !item.is_decided()) else {
+            continue;
+        };
+        let over = same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, moment.now);
+        // Whether the day was over when the others were called, so that this one was left out.
+        let left_out = history
+            .called_at
+            .is_none_or(|at| same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, at));
+        let before = match (item, refused) {
+            (Item::ToCall, Some(reason)) if !left_out => Before::RefusedByState(reason),
+            (Item::ToCall, _) => Before::NotCalled,
+            (Item::Doubt, _) => Before::Unanswered,
+            (Item::Ordered, _) => Before::Ordered,
+            (Item::Named, _) => Before::Named,
+            (Item::Cancelled | Item::Rejected | Item::GivenUp | Item::Unresolved, _) => continue,
+        };
+        let Evidence { shown, payment_status, learnt } = evidence;
+        let end = match virtual_pos(before, shown) {
+            Meaning::Fact(status) => Some(status),
+            Meaning::Rejected(reason) if quiet => Some(Status::Rejected(reason)),
+            Meaning::NotDone if quiet && over => {
+                let from = same_day::counts_from(payment.date, moment.policy);
+                if asked.at >= from {
+                    Some(Status::Rejected(RejectedReason::SameDayWindowClosed))
+                } else {
+                    sooner(Some(from));
+                    None
+                }
+            }
+            Meaning::NotDone if quiet => {
+                not_done.push(index);
+                None
+            }
+            Meaning::Rejected(_) | Meaning::NotDone | Meaning::Withdrawn => {
+                sooner(quiet_from);
+                None
+            }
+            Meaning::InProgress => {
+                in_progress = true;
+                None
+            }
+            Meaning::AskAgain | Meaning::NeverTells => None,
+        };
+        match end {
+            Some(status) => outcomes.push(end_item(&mut history, index, status, payment_status, learnt)),
+            None => holds_up = Some(shown),
+        }
+    }
+    history.shown = holds_up.or(history.shown);
+
+    // A payment that was refused by state is still to be told apart from one that is to be called: only when
+    // none of the former is left, the latter are called.
+    let refused_left = refused.is_some() && history.items.contains(&Item::ToCall);
+    if !refused_left {
+        history.why = None;
+        for index in not_done {
+            mark(&mut history, index, Item::ToCall);
+        }
+    }
+    if in_progress {
+        accept(&mut history, &mut outcomes, Learnt::default());
+    }
+    go_on(intent, history, outcomes, counts_from, moment)
+}
+
+pub(super) fn refuse_by_rule(mut history: History, indices: &[usize], moment: Moment<'_>) -> Decision {
+    let outcomes = end_items(&mut history, indices, Status::Rejected(RejectedReason::SameDayWindowClosed));
+    if history.items.iter().all(|item| item.is_decided()) {
+        return close(history, outcomes, None);
+    }
+    let wait = moment.policy.tiers.shortest().length;
+    let Decision { history, then, .. } = wait_for(history, wait, Waiting::ToCallAgain, moment);
+    conclude(history, outcomes, then)
+}
+
+/// The budget of phase call is spent: what was still to be called is given up, the rest is followed to its end.
+pub(super) fn spent(
+    intent: &CancelIntent,
+    mut history: History,
+    reason: GivenUpReason,
+    moment: Moment<'_>,
+) -> Decision {
+    let to_call = indices_of(&history, |item| item == Item::ToCall);
+    let outcomes = end_items(&mut history, &to_call, Status::GivenUp(reason));
+    if history.items.iter().all(|item| item.is_decided()) {
+        return close(history, outcomes, Some(DeadReason::GivenUp(reason)));
+    }
+    settle(&mut history, moment);
+    go_on(intent, history, outcomes, None, moment)
+}
+
+/// Every payment that is still open ends so.
+pub(super) fn give_up(mut history: History, reason: DeadReason) -> Decision {
+    let open = indices_of(&history, |item| !item.is_decided());
+    let outcomes = end_items(&mut history, &open, reason.status());
+    close(history, outcomes, Some(reason))
+}
+
+/// What comes next for a batch after its payments were marked: the end, a call, or a look.
+fn go_on(
+    intent: &CancelIntent,
+    mut history: History,
+    outcomes: Vec<Outcome>,
+    counts_from: Option<Timestamp>,
+    moment: Moment<'_>,
+) -> Decision {
+    history.doubt = match history.items.contains(&Item::Doubt) {
+        true => Doubt::MayHaveHappened,
+        false => Doubt::None,
+    };
+    if history.items.iter().all(|item| item.is_decided()) {
+        return close(history, outcomes, None);
+    }
+    let refused = matches!(history.why, Some(Why::RefusedByState(_)));
+    if !refused && !callable(intent, &history, moment).is_empty() && history.phase == Phase::Settle {
+        history.phase = Phase::Call;
+        history.settling_since = None;
+        history.asked = 0;
+        if history.attempts >= moment.policy.attempts_max {
+            let next = super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
+            return Decision { outcomes: outcomes.into_iter().chain(next.outcomes).collect(), ..next };
+        }
+        let wait = moment.policy.tiers.after_tries(history.attempts, moment.roll);
+        let Decision { history, then, .. } = wait_for(history, wait, Waiting::ToCallAgain, moment);
+        return conclude(history, outcomes, then);
+    }
+    // A round is as many looks as it takes to ask for every payment once; the schedule grows by rounds.
+    let looks_per_round = history.items.len().div_ceil(Question::BATCH_LEN_MAX);
+    let rounds = history.asked as usize / looks_per_round.max(1);
+    let mid_round = !(history.asked as usize).is_multiple_of(looks_per_round.max(1));
+    let wait = match u32::try_from(rounds) {
+        Ok(0) => moment.policy.tiers.shortest().length,
+        Ok(_) if mid_round => moment.policy.tiers.shortest().length,
+        Ok(rounds) => moment.policy.tiers.after_tries(rounds, moment.roll),
+        Err(_) => moment.policy.tiers.after_tries(u32::MAX, moment.roll),
+    };
+    let Decision { history, then, .. } = ask_after(history, wait, counts_from, moment);
+    conclude(history, outcomes, then)
+}
+
+/// The payments that may be called now.
+fn callable(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Vec<usize> {
+    crate::domain::plan::callable_items(intent, history, moment.policy, moment.now)
+}
+
+/// Every payment has its own event; the batch as a whole ends.
+fn close(history: History, mut outcomes: Vec<Outcome>, dead: Option<DeadReason>) -> Decision {
+    let has = |item| history.items.contains(&item);
+    let (status, then) = if has(Item::Unresolved) {
+        let reason = match dead {
+            Some(DeadReason::Unresolved(reason)) => reason,
+            Some(DeadReason::GivenUp(_)) | None => UnresolvedReason::NoEvidence,
+        };
+        (Status::Unresolved(reason), Then::DeadLetter(DeadReason::Unresolved(reason)))
+    } else if has(Item::GivenUp) {
+        let reason = match dead {
+            Some(DeadReason::GivenUp(reason)) => reason,
+            Some(DeadReason::Unresolved(_)) | None => GivenUpReason::AttemptsExhausted,
+        };
+        (Status::GivenUp(reason), Then::DeadLetter(DeadReason::GivenUp(reason)))
+    } else {
+        (Status::Closed, Then::Done)
+    };
+    outcomes.push(Outcome {
+        subject: Subject::Whole,
+        status,
+        payment_status: None,
+        learnt: Learnt::default(),
+        counts: counts(&history),
+    });
+    conclude(history, outcomes, then)
+}
+
+fn accept(history: &mut History, outcomes: &mut Vec<Outcome>, learnt: Learnt) {
+    if history.has_announced(StatusName::Accepted) {
+        return;
+    }
+    outcomes.push(Outcome {
+        subject: Subject::Whole,
+        status: Status::Accepted,
+        payment_status: None,
+        learnt,
+        counts: counts(history),
+    });
+}
+
+/// The item events announced so far; under `accepted` the payments that are still open.
+fn counts(history: &History) -> Vec<(StatusName, usize)> {
+    let count = |wanted: &[Item]| history.items.iter().filter(|item| wanted.contains(item)).count();
+    [
+        (StatusName::Accepted, count(&[Item::ToCall, Item::Doubt, Item::Ordered, Item::Named])),
+        (StatusName::Cancelled, count(&[Item::Cancelled])),
+        (StatusName::Rejected, count(&[Item::Rejected])),
+        (StatusName::GivenUp, count(&[Item::GivenUp])),
+        (StatusName::Unresolved, count(&[Item::Unresolved])),
+    ]
+    .into_iter()
+    .filter(|(_, n)| *n > 0)
+    .collect()
+}
+
+fn mark(history: &mut History, index: usize, item: Item) {
+    if let Some(slot) = history.items.get_mut(index) {
+        *slot = item;
+    }
+}
+
+fn end_item(
+    history: &mut History,
+    index: usize,
+    status: Status,
+    payment_status: Option<PaymentStatus>,
+    learnt: Learnt,
+) -> Outcome {
+    mark(history, index, item_of(status));
+    Outcome { subject: Subject::Item(index), status, payment_status, learnt, counts: Vec::new() }
+}
+
+fn end_items(history: &mut History, indices: &[usize], status: Status) -> Vec<Outcome> {
+    indices.iter().map(|index| end_item(history, *index, status, None, Learnt::default())).collect()
+}
+
+fn indices_of(history: &History, wanted: impl Fn(Item) -> bool) -> Vec<usize> {
+    (0..history.items.len()).filter(|index| wanted(history.items[*index])).collect()
+}

@@ -1,0 +1,305 @@
+//! Intent, history and now give the one next step: a call, a look, or a decision that needs neither.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::decide::{
+    DeadReason, Decision, Moment, Waiting, give_up, refuse_by_rule, refuse_items_by_rule, spent, unresolved,
+    wait_until,
+};
+use super::history::{Doubt, History, Item, Phase, Why};
+use super::intent::{CancelIntent, Kind, Target};
+use super::outcome::{GivenUpReason, RejectedReason, UnresolvedReason};
+use super::policy::Policy;
+use super::retry::{Roll, elapsed, later};
+use super::same_day;
+use super::step::{Call, Inquiry, Order, Question};
+
+/// How far in our future an intent's `requestedAt` may lie: clocks differ, but not so much.
+pub const FUTURE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The one next step of a letter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// Call the gateway.
+    Call(Call),
+    /// Look at the gateway.
+    Inquire(Inquiry),
+    /// Neither: a wait, a refusal by a rule of ours, or the end of a budget.
+    Decide(Box<Decision>),
+}
+
+/// What a letter's history is when the broker says that it handed the letter out before: a call may have been
+/// made of which we know nothing.
+pub fn redelivered(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
+    let may_have_called = match (history.phase, kind) {
+        (Phase::Call, _) => true,
+        // A provision in doubt is called in this phase.
+        (Phase::Settle, Kind::ApmProvisionCancel) => history.doubt == Doubt::MayHaveHappened,
+        (
+            Phase::Settle,
+            Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::BatchCancel,
+        ) => false,
+    };
+    if !may_have_called {
+        return history.clone();
+    }
+    in_doubt(history, later(now, policy.call_timeout), now)
+}
+
+/// The history of a letter whose call may have been made and was not answered; it ended at `called_at`.
+pub fn in_doubt(history: &History, called_at: Timestamp, now: Timestamp) -> History {
+    let mut history = history.clone();
+    for item in &mut history.items {
+        if *item == Item::ToCall {
+            *item = Item::Doubt;
+        }
+    }
+    if history.phase == Phase::Call || history.settling_since.is_none() {
+        history.settling_since = Some(now);
+        history.asked = 0;
+    }
+    history.phase = Phase::Settle;
+    history.doubt = Doubt::MayHaveHappened;
+    history.attempts = history.attempts.saturating_add(1);
+    history.called_at = Some(called_at);
+    history.why = None;
+    history.due = None;
+    history
+}
+
+/// A letter's next step, and the history that it is taken with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// What was done before, the phase corrected where the time of day has changed it.
+    pub history: History,
+    /// The step.
+    pub plan: Plan,
+}
+
+/// The letter's next step.
+pub fn plan(
+    intent: &CancelIntent,
+    history: &History,
+    policy: &Policy,
+    now: Timestamp,
+    roll: Roll,
+) -> Planned {
+    let moment = Moment { policy, now, roll };
+    if let Some(due) = history.due.filter(|due| *due > now) {
+        let plan = decided(wait_until(history, due, Waiting::NotDue));
+        return Planned { history: history.clone(), plan };
+    }
+    let mut history = History { due: None, ..history.clone() };
+    if history.phase == Phase::Call {
+        let one_payment = intent.kind() != Kind::BatchCancel;
+        if history.doubt == Doubt::MayHaveHappened && one_payment {
+            // Doubt is settled before anything is called; but a batch may have both kinds of payments.
+            enter_settle(&mut history, now);
+        } else {
+            match plan_call(intent, &history, moment) {
+                Some(plan) => return Planned { history, plan },
+                // Requested in time and handled too late: a copy may have called, so ask first.
+                None => enter_settle(&mut history, now),
+            }
+        }
+    }
+    let plan = plan_settle(intent, &history, moment);
+    Planned { history, plan }
+}
+
+fn enter_settle(history: &mut History, now: Timestamp) {
+    history.phase = Phase::Settle;
+    history.settling_since = Some(now);
+    history.asked = 0;
+}
+
+/// The next step of a letter that may call; `None` if it is too late for that.
+fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Option<Plan> {
+    let Moment { policy, now, .. } = moment;
+    if history.attempts == 0 && intent.requested_at > later(now, FUTURE_MAX) {
+        return Some(decided(spent(intent, history.clone(), GivenUpReason::RequestedInFuture, moment)));
+    }
+    // Requested after the payment's day: it can never have been called in time.
+    if intent.kind() == Kind::BatchCancel {
+        let too_late: Vec<usize> = to_call(history)
+            .filter(|index| {
+                let date = intent.items().get(*index).map(|item| item.date);
+                date.is_some_and(|date| {
+                    same_day::is_over(Kind::BatchCancel, date, policy, intent.requested_at)
+                })
+            })
+            .collect();
+        if !too_late.is_empty() {
+            return Some(decided(refuse_items_by_rule(history, &too_late, moment)));
+        }
+    } else if same_day::is_over_for(intent, policy, intent.requested_at) {
+        return Some(decided(refuse_by_rule(history, RejectedReason::SameDayWindowClosed)));
+    }
+    if !policy.merchants.contains(&intent.merchant) {
+        return Some(decided(spent(intent, history.clone(), GivenUpReason::UnknownMerchant, moment)));
+    }
+    let too_late_now = match intent.kind() {
+        Kind::BatchCancel => callable_items(intent, history, policy, now).is_empty(),
+        Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel => {
+            same_day::is_over_for(intent, policy, now)
+        }
+    };
+    if too_late_now {
+        return None;
+    }
+    if elapsed(history.first_seen, now) >= policy.age_max {
+        return Some(decided(spent(intent, history.clone(), GivenUpReason::DeadlinePassed, moment)));
+    }
+    if history.attempts >= policy.attempts_max {
+        return Some(decided(spent(intent, history.clone(), GivenUpReason::AttemptsExhausted, moment)));
+    }
+    if let Some(earliest) = rollback_not_before(intent, policy).filter(|earliest| *earliest > now) {
+        return Some(decided(wait_until(history, earliest, Waiting::RollbackWait)));
+    }
+    Some(Plan::Call(Call { merchant: intent.merchant.clone(), order: order(intent, history, policy, now) }))
+}
+
+fn plan_settle(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Plan {
+    let Moment { policy, now, .. } = moment;
+    let since = history.settling_since.unwrap_or(history.first_seen);
+    let asked_out = policy.asks_max.is_some_and(|max| history.asked >= max);
+    if elapsed(since, now) >= policy.inquiry_age_max || asked_out {
+        return decided(unresolved(intent, history, policy, now));
+    }
+    match question(intent, history) {
+        Ask::Question(question) => Plan::Inquire(Inquiry { merchant: intent.merchant.clone(), question }),
+        Ask::ByCalling => {
+            let quiet_from = history.called_at.map(|called_at| later(called_at, policy.quiet));
+            if let Some(from) = quiet_from.filter(|from| *from > now) {
+                return decided(wait_until(history, from, Waiting::ToAsk));
+            }
+            if history.attempts >= policy.attempts_max || !policy.merchants.contains(&intent.merchant) {
+                return decided(unresolved(intent, history, policy, now));
+            }
+            Plan::Call(Call { merchant: intent.merchant.clone(), order: order(intent, history, policy, now) })
+        }
+        Ask::Nothing => {
+            decided(give_up(intent, history, DeadReason::Unresolved(UnresolvedReason::NoEvidence)))
+        }
+    }
+}
+
+fn decided(decision: Decision) -> Plan {
+    Plan::Decide(Box::new(decision))
+}
+
+/// No rollback is called before this time: the page forbids the first five seconds after the cancel order.
+fn rollback_not_before(intent: &CancelIntent, policy: &Policy) -> Option<Timestamp> {
+    match &intent.target {
+        Target::SyncCancelRollback { cancel_requested_at, .. } => {
+            Some(later(cancel_requested_at.unwrap_or(intent.requested_at), policy.rollback_wait))
+        }
+        Target::AsyncCancel { .. }
+        | Target::TransactionCancel { .. }
+        | Target::ApmProvisionCancel { .. }
+        | Target::BatchCancel { .. } => None,
+    }
+}
+
+/// The payments of a batch that are to be called.
+fn to_call(history: &History) -> impl Iterator<Item = usize> {
+    (0..history.items.len()).filter(|index| history.items[*index] == Item::ToCall)
+}
+
+/// The payments of a batch that are to be called, and whose day is not over.
+pub(super) fn callable_items(
+    intent: &CancelIntent,
+    history: &History,
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<usize> {
+    to_call(history)
+        .filter(|index| {
+            let date = intent.items().get(*index).map(|item| item.date);
+            date.is_some_and(|date| !same_day::is_over(Kind::BatchCancel, date, policy, now))
+        })
+        .collect()
+}
+
+fn order(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Order {
+    match &intent.target {
+        Target::AsyncCancel { payment_request_id } => {
+            Order::AsyncCancel { payment_request_id: *payment_request_id }
+        }
+        Target::SyncCancelRollback { payment_request_id, .. } => {
+            Order::SyncCancelRollback { payment_request_id: *payment_request_id }
+        }
+        Target::TransactionCancel { unique_code, date, delete_marketplace_records } => {
+            Order::TransactionCancel {
+                unique_code: *unique_code,
+                date: *date,
+                delete_marketplace_records: *delete_marketplace_records,
+            }
+        }
+        Target::ApmProvisionCancel { unique_code, .. } => {
+            Order::ApmProvisionCancel { unique_code: unique_code.clone() }
+        }
+        Target::BatchCancel { payments } => {
+            let payments = payments.as_slice();
+            Order::BatchCancel {
+                payments: callable_items(intent, history, policy, now)
+                    .into_iter()
+                    .map(|index| (index, payments[index].merchant_unique_code.clone(), payments[index].date))
+                    .collect(),
+            }
+        }
+    }
+}
+
+/// How a letter in phase settle finds out.
+enum Ask {
+    Question(Question),
+    /// No query tells, but the call may be repeated: a full cancel of a provision has its effect once.
+    ByCalling,
+    /// There is nothing to ask.
+    Nothing,
+}
+
+fn question(intent: &CancelIntent, history: &History) -> Ask {
+    match &intent.target {
+        Target::AsyncCancel { payment_request_id }
+        | Target::SyncCancelRollback { payment_request_id, .. } => {
+            Ask::Question(Question::Physical { payment_request_id: *payment_request_id })
+        }
+        Target::TransactionCancel { unique_code, .. } => {
+            Ask::Question(Question::Transaction { unique_code: *unique_code })
+        }
+        Target::ApmProvisionCancel { merchant_unique_code, .. } => match (history.doubt, history.why) {
+            (Doubt::MayHaveHappened, _) => Ask::ByCalling,
+            (Doubt::None, Some(Why::RefusedByState(_) | Why::NotConfigured) | None) => {
+                match merchant_unique_code {
+                    Some(code) => Ask::Question(Question::Apm { merchant_unique_code: code.clone() }),
+                    None => Ask::Nothing,
+                }
+            }
+        },
+        Target::BatchCancel { payments } => {
+            let payments = payments.as_slice();
+            Ask::Question(Question::Batch {
+                payments: whose_turn(history)
+                    .into_iter()
+                    .map(|index| (index, payments[index].merchant_unique_code.clone()))
+                    .collect(),
+            })
+        }
+    }
+}
+
+/// The open payments of a batch, the longest unasked first, as many as one look may ask for: every look begins
+/// where the one before it ended, so each payment is first in line once in a round.
+fn whose_turn(history: &History) -> Vec<usize> {
+    let len = history.items.len();
+    let start = (history.asked as usize).saturating_mul(Question::BATCH_LEN_MAX) % len.max(1);
+    (0..len)
+        .map(|step| (start + step) % len)
+        .filter(|index| !history.items[*index].is_decided())
+        .take(Question::BATCH_LEN_MAX)
+        .collect()
+}
