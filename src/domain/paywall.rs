@@ -111,7 +111,7 @@ enumeration! {
         /// Started: the provider was contacted.
         Started = 2 "started",
         /// Waits for financialisation: an open pre-authorisation.
-        WaitingForFinancialisation = 3 "waiting_for_financialisation",
+        WaitingForFinancialisation = 3 "awaiting_capture",
         /// Successful.
         Successful = 4 "successful",
         /// Failed.
@@ -129,9 +129,9 @@ enumeration! {
         /// The provider's callback was received.
         ProviderCallbackReceived = 11 "provider_callback_received",
         /// A pre-authorisation was cancelled.
-        Cancelled = 12 "cancelled",
+        Cancelled = 12 "preauthorisation_cancelled",
         /// Marked as fraud.
-        Fraud = 13 "fraud",
+        Fraud = 13 "marked_as_fraud",
         /// On hold.
         OnHold = 14 "on_hold",
     }
@@ -153,9 +153,9 @@ enumeration! {
         /// Created.
         Created = 1 "created",
         /// Started: Paywall's link.
-        StartedPaywallLink = 2 "started_paywall_link",
+        StartedPaywallLink = 2 "paywall_link_started",
         /// Started: the provider's link.
-        StartedProviderLink = 3 "started_provider_link",
+        StartedProviderLink = 3 "provider_link_started",
         /// Successful.
         Successful = 4 "successful",
         /// Failed.
@@ -165,7 +165,7 @@ enumeration! {
         /// A one-time password is being requested.
         OtpRequestStarted = 7 "otp_request_started",
         /// A one-time password was requested.
-        OtpRequestSucceeded = 8 "otp_request_succeeded",
+        OtpRequestSucceeded = 8 "otp_request_successful",
         /// A one-time password could not be requested.
         OtpRequestFailed = 9 "otp_request_failed",
         /// A one-time password is being confirmed.

@@ -1,0 +1,439 @@
+//! A decision becomes messages: outcome events, a letter on its way, a dead letter.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::envelope::{Address, HeaderValue, Headers, Letter, Message, Messages};
+use super::history;
+use super::intent::{Malformed, Received};
+use crate::domain::decide::{Decision, Then};
+use crate::domain::history::History;
+use crate::domain::intent::{CancelIntent, Code, IntentId, Kind, Target};
+use crate::domain::outcome::{Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject};
+use crate::domain::reply::Amount;
+use crate::domain::retry::Tiers;
+
+/// `content-type` of an outcome event.
+pub const OUTCOME_CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// `content-type` of a letter.
+pub const LETTER_CONTENT_TYPE: &str = "application/json";
+
+/// What goes on every message of one step, beside the decision.
+#[derive(Debug, Clone)]
+pub struct Stamp<'a> {
+    /// `worker.source`.
+    pub source: &'a str,
+    /// `worker.name`.
+    pub worker: &'a str,
+    /// When it was decided.
+    pub now: Timestamp,
+    /// `traceparent` and `tracestate`.
+    pub trace: &'a Headers,
+    /// The delay queues.
+    pub tiers: &'a Tiers,
+}
+
+/// The messages of a decision about an intent. Every decision announces something, be it only the letter.
+pub fn encode(letter: &Letter, received: &Received, decision: &Decision, stamp: &Stamp<'_>) -> Messages {
+    let Received { intent, reference } = received;
+    let mut messages: Vec<Message> = decision
+        .outcomes
+        .iter()
+        .map(|outcome| event(intent, reference.as_deref(), &decision.history, outcome, stamp))
+        .collect();
+    match decision.then {
+        Then::Done => {}
+        Then::Wait(_) => messages.push(waiting(letter, intent.kind(), &decision.history, stamp)),
+        Then::DeadLetter(reason) => {
+            let headers = history::encode(&decision.history);
+            let who = Addressee { id: Some(intent.id), kind: Some(intent.kind()) };
+            messages.push(dead_letter(letter, who, reason.as_str(), reason.message(), headers, stamp));
+        }
+    }
+    let mut messages = messages.into_iter();
+    let first =
+        messages.next().expect("a letter that is done has an outcome, and every other goes somewhere");
+    Messages::new(first, messages)
+}
+
+/// The messages about a letter that could not be read: a dead letter, and an event if it can be addressed.
+pub fn encode_malformed(letter: &Letter, malformed: &Malformed, stamp: &Stamp<'_>) -> Messages {
+    let Malformed { fault, known } = malformed;
+    let who = Addressee { id: known.id, kind: known.kind };
+    let reason = RejectedReason::InvalidIntent;
+    let mut headers = Headers::new();
+    headers.insert(history::name::FIRST_SEEN.to_owned(), HeaderValue::Text(stamp.now.to_string()));
+    headers.insert(history::name::ATTEMPT.to_owned(), HeaderValue::Int(0));
+    let detail = fault.to_string();
+    let dead = dead_letter(letter, who, reason.as_str(), &detail, headers, stamp);
+    let (Some(id), Some(kind)) = (known.id, known.kind) else { return Messages::new(dead, []) };
+    let status = StatusName::Rejected;
+    let data = Data {
+        intent_id: id.to_string(),
+        kind: kind.as_str(),
+        merchant: known.merchant.as_ref().map(|merchant| merchant.as_str()),
+        status: status.as_str(),
+        terminal: status.is_terminal(),
+        requested_at: known.requested_at.map(millis),
+        decided_at: millis(stamp.now),
+        attempts: 0,
+        payment_status: None,
+        payment: None,
+        item: None,
+        counts: None,
+        reason: Some(Reason { code: reason.as_str(), message: &detail, evidence: None, gateway: None }),
+        reference: raw(known.reference.as_deref()),
+    };
+    let event = publish(id.to_string(), event_id(id, status, None, 0), data, kind, status, stamp);
+    Messages::new(event, [dead])
+}
+
+/// The id of an event: derived from intent and outcome, so that whoever announces the same thing again,
+/// announces the same id. Replays of a dead letter count only where a later end may differ.
+pub fn event_id(intent: IntentId, status: StatusName, item: Option<&Code>, replays: u32) -> Uuid {
+    let replayed = match status {
+        StatusName::GivenUp | StatusName::Unresolved if replays > 0 => format!("#{replays}"),
+        StatusName::GivenUp
+        | StatusName::Unresolved
+        | StatusName::Cancelled
+        | StatusName::RolledBack
+        | StatusName::Rejected
+        | StatusName::Accepted
+        | StatusName::Closed
+        | StatusName::Abandoned => String::new(),
+    };
+    let item = item.map(|code| format!("/{code}")).unwrap_or_default();
+    let name = format!("{}{replayed}{item}", status.as_str());
+    Uuid::new_v5(&intent.uuid(), name.as_bytes())
+}
+
+/// An event of CloudEvents 1.0 in structured JSON.
+#[derive(Serialize)]
+struct Event<'a> {
+    specversion: &'static str,
+    #[serde(rename = "type")]
+    event_type: &'static str,
+    source: &'a str,
+    datacontenttype: &'static str,
+    time: String,
+    subject: String,
+    id: Uuid,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    intent_id: String,
+    kind: &'static str,
+    merchant: Option<&'a str>,
+    status: &'static str,
+    terminal: bool,
+    requested_at: Option<String>,
+    decided_at: String,
+    attempts: u32,
+    payment_status: Option<PaymentStatusJson>,
+    payment: Option<PaymentJson<'a>>,
+    item: Option<ItemJson<'a>>,
+    counts: Option<BTreeMap<&'static str, usize>>,
+    reason: Option<Reason<'a>>,
+    reference: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Named {
+    code: i64,
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+struct PaymentStatusJson {
+    scheme: &'static str,
+    #[serde(rename = "type")]
+    kind: Named,
+    #[serde(flatten)]
+    status: Named,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct PaymentJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_request_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_request_activity_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merchant_unique_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    apm_transaction_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bulk_payment_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    date: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete_marketplace_records: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<AmountJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct AmountJson<'a> {
+    value: &'a str,
+    currency: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemJson<'a> {
+    merchant_unique_code: &'a str,
+    date: String,
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    code: &'static str,
+    message: &'a str,
+    evidence: Option<&'static str>,
+    gateway: Option<GatewayJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GatewayJson<'a> {
+    http_status: u16,
+    error_code: Option<i64>,
+    error_code_type: Option<i64>,
+    client_message: Option<&'a str>,
+}
+
+/// One outcome as an event.
+fn event(
+    intent: &CancelIntent,
+    reference: Option<&str>,
+    history: &History,
+    outcome: &Outcome,
+    stamp: &Stamp<'_>,
+) -> Message {
+    let status = outcome.status.name();
+    let item = match outcome.subject {
+        Subject::Whole => None,
+        Subject::Item(index) => intent.items().get(index),
+    };
+    let subject = match item {
+        None => intent.id.to_string(),
+        Some(item) => format!("{}/{}", intent.id, item.merchant_unique_code),
+    };
+    let counts = (intent.kind() == Kind::BatchCancel && item.is_none())
+        .then(|| outcome.counts.iter().map(|(status, count)| (status.as_str(), *count)).collect());
+    let data = Data {
+        intent_id: intent.id.to_string(),
+        kind: intent.kind().as_str(),
+        merchant: Some(intent.merchant.as_str()),
+        status: status.as_str(),
+        terminal: status.is_terminal(),
+        requested_at: Some(millis(intent.requested_at)),
+        decided_at: millis(stamp.now),
+        attempts: history.attempts,
+        payment_status: outcome.payment_status.map(payment_status),
+        payment: Some(payment(intent, outcome)),
+        item: item.map(|item| ItemJson {
+            merchant_unique_code: item.merchant_unique_code.as_str(),
+            date: item.date.to_string(),
+        }),
+        counts,
+        reason: reason(outcome.status, history),
+        reference: raw(reference),
+    };
+    let code = item.map(|item| &item.merchant_unique_code);
+    let id = event_id(intent.id, status, code, history.replays);
+    publish(subject, id, data, intent.kind(), status, stamp)
+}
+
+fn publish(
+    subject: String,
+    id: Uuid,
+    data: Data<'_>,
+    kind: Kind,
+    status: StatusName,
+    stamp: &Stamp<'_>,
+) -> Message {
+    let event = Event {
+        specversion: "1.0",
+        event_type: "cancel.outcome.v1",
+        source: stamp.source,
+        datacontenttype: "application/json",
+        time: data.decided_at.clone(),
+        subject,
+        id,
+        data,
+    };
+    let body = serde_json::to_vec(&event).expect("strings, numbers and raw JSON always serialise");
+    Message {
+        address: Address::Announce,
+        routing_key: format!("{kind}.{}", status.as_str()),
+        headers: stamp.trace.clone(),
+        content_type: OUTCOME_CONTENT_TYPE,
+        message_id: Some(id.to_string()),
+        body: Bytes::from(body),
+    }
+}
+
+fn reason(status: Status, history: &History) -> Option<Reason<'_>> {
+    let (code, message) = status.reason()?;
+    let gateway = history.last.http_status.map(|http_status| GatewayJson {
+        http_status,
+        error_code: history.last.error_code,
+        error_code_type: history.last.error_code_type,
+        client_message: history.last.client_message.as_deref(),
+    });
+    Some(Reason { code, message, evidence: history.shown.map(|shown| shown.as_str()), gateway })
+}
+
+/// Every identifier known of the payment that an outcome is about.
+fn payment<'a>(intent: &'a CancelIntent, outcome: &'a Outcome) -> PaymentJson<'a> {
+    let learnt: &Learnt = &outcome.learnt;
+    let merchant_unique_code =
+        learnt.merchant_unique_code.as_deref().and_then(|code| Code::parse(code).map(|_| code));
+    let amount = learnt
+        .amount
+        .as_ref()
+        .map(|Amount { value, currency }| AmountJson { value, currency: currency.as_deref() });
+    let unique_uuid =
+        || learnt.unique_code.as_deref().and_then(super::strict::parse_uuid).map(|uuid| uuid.to_string());
+    match &intent.target {
+        Target::AsyncCancel { payment_request_id }
+        | Target::SyncCancelRollback { payment_request_id, .. } => PaymentJson {
+            payment_request_id: Some(*payment_request_id),
+            payment_request_activity_id: learnt.payment_request_activity_id,
+            merchant_unique_code,
+            amount,
+            ..PaymentJson::default()
+        },
+        Target::TransactionCancel { unique_code, date, delete_marketplace_records } => PaymentJson {
+            unique_code: Some(unique_code.to_string()),
+            date: Some(date.to_string()),
+            delete_marketplace_records: *delete_marketplace_records,
+            merchant_unique_code,
+            amount,
+            ..PaymentJson::default()
+        },
+        Target::ApmProvisionCancel { unique_code, merchant_unique_code: ours } => PaymentJson {
+            unique_code: Some(unique_code.to_string()),
+            merchant_unique_code: ours.as_ref().map(Code::as_str).or(merchant_unique_code),
+            apm_transaction_id: learnt.apm_transaction_id,
+            amount,
+            ..PaymentJson::default()
+        },
+        Target::BatchCancel { payments } => match outcome.subject {
+            Subject::Whole => {
+                PaymentJson { bulk_payment_id: learnt.bulk_payment_id, ..PaymentJson::default() }
+            }
+            Subject::Item(index) => {
+                let item = payments.as_slice().get(index);
+                PaymentJson {
+                    merchant_unique_code: item.map(|item| item.merchant_unique_code.as_str()),
+                    date: item.map(|item| item.date.to_string()),
+                    bulk_payment_id: learnt.bulk_payment_id,
+                    unique_code: unique_uuid(),
+                    amount,
+                    ..PaymentJson::default()
+                }
+            }
+        },
+    }
+}
+
+fn payment_status(status: PaymentStatus) -> PaymentStatusJson {
+    let scheme = status.scheme();
+    let (kind, status) = match status {
+        PaymentStatus::Physical(kind, status) => (
+            Named { code: kind.code(), name: kind.name() },
+            Named { code: status.code(), name: status.name() },
+        ),
+        PaymentStatus::VirtualPos(kind, status) => (
+            Named { code: kind.code(), name: kind.name() },
+            Named { code: status.code(), name: status.name() },
+        ),
+        PaymentStatus::Apm(kind, status) => (
+            Named { code: kind.code(), name: kind.name() },
+            Named { code: status.code(), name: status.name() },
+        ),
+    };
+    PaymentStatusJson { scheme, kind, status }
+}
+
+/// A letter on its way to a delay queue, built anew: nothing of the old one but its bytes.
+fn waiting(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) -> Message {
+    let mut headers = history::encode(history);
+    headers.extend(stamp.trace.clone());
+    let tier = match history.due {
+        Some(due) => stamp.tiers.towards(due, stamp.now),
+        None => stamp.tiers.shortest(),
+    };
+    Message {
+        address: Address::Delay(tier.clone()),
+        routing_key: kind.as_str().to_owned(),
+        headers,
+        content_type: LETTER_CONTENT_TYPE,
+        message_id: None,
+        body: letter.body.clone(),
+    }
+}
+
+/// Whose letter it is, where that can be read.
+#[derive(Clone, Copy)]
+struct Addressee {
+    id: Option<IntentId>,
+    kind: Option<Kind>,
+}
+
+fn dead_letter(
+    letter: &Letter,
+    who: Addressee,
+    reason: &str,
+    detail: &str,
+    mut headers: Headers,
+    stamp: &Stamp<'_>,
+) -> Message {
+    headers.remove(history::name::DUE);
+    let mut put = |name: &str, value: String| {
+        headers.insert(name.to_owned(), HeaderValue::Text(value));
+    };
+    put("cancel-reason", reason.to_owned());
+    put("cancel-detail", detail.to_owned());
+    put("cancel-dead-at", stamp.now.to_string());
+    put("cancel-worker", stamp.worker.to_owned());
+    if let Some(id) = who.id {
+        put("cancel-intent-id", id.to_string());
+    }
+    if let Some(kind) = who.kind {
+        put("cancel-kind", kind.as_str().to_owned());
+    }
+    headers.extend(stamp.trace.clone());
+    let kind = who.kind.map_or("unknown", Kind::as_str);
+    Message {
+        address: Address::DeadLetters,
+        routing_key: format!("{kind}.{reason}"),
+        headers,
+        content_type: LETTER_CONTENT_TYPE,
+        message_id: None,
+        body: letter.body.clone(),
+    }
+}
+
+fn raw(text: Option<&str>) -> Option<Box<RawValue>> {
+    text.and_then(|text| RawValue::from_string(text.to_owned()).ok())
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn millis(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
