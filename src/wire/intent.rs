@@ -162,7 +162,7 @@ fn batch(value: Value<'_>) -> Result<BatchPayments, Fault> {
     BatchPayments::try_new(payments).map_err(|fault| match fault {
         BatchFault::Length => length(),
         BatchFault::Twice { index } => {
-            Fault::new(format!("{path}.{index}.merchantUniqueCode"), "is the code of an earlier payment too")
+            Fault::new(format!("{path}[{index}].merchantUniqueCode"), "is the code of an earlier payment too")
         }
     })
 }

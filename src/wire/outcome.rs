@@ -302,10 +302,8 @@ fn payment<'a>(intent: &'a CancelIntent, outcome: &'a Outcome) -> PaymentJson<'a
     let learnt: &Learnt = &outcome.learnt;
     let merchant_unique_code =
         learnt.merchant_unique_code.as_deref().and_then(|code| Code::parse(code).map(|_| code));
-    let amount = learnt
-        .amount
-        .as_ref()
-        .map(|Amount { value, currency }| AmountJson { value, currency: currency.as_deref() });
+    let amount = learnt.amount.as_ref().and_then(amount);
+    let number = |number: Option<i64>| number.filter(|number| *number >= 0);
     let unique_uuid =
         || learnt.unique_code.as_deref().and_then(super::strict::parse_uuid).map(|uuid| uuid.to_string());
     match &intent.target {
@@ -328,20 +326,20 @@ fn payment<'a>(intent: &'a CancelIntent, outcome: &'a Outcome) -> PaymentJson<'a
         Target::ApmProvisionCancel { unique_code, merchant_unique_code: ours } => PaymentJson {
             unique_code: Some(unique_code.to_string()),
             merchant_unique_code: ours.as_ref().map(Code::as_str).or(merchant_unique_code),
-            apm_transaction_id: learnt.apm_transaction_id,
+            apm_transaction_id: number(learnt.apm_transaction_id),
             amount,
             ..PaymentJson::default()
         },
         Target::BatchCancel { payments } => match outcome.subject {
             Subject::Whole => {
-                PaymentJson { bulk_payment_id: learnt.bulk_payment_id, ..PaymentJson::default() }
+                PaymentJson { bulk_payment_id: number(learnt.bulk_payment_id), ..PaymentJson::default() }
             }
             Subject::Item(index) => {
                 let item = payments.as_slice().get(index);
                 PaymentJson {
                     merchant_unique_code: item.map(|item| item.merchant_unique_code.as_str()),
                     date: item.map(|item| item.date.to_string()),
-                    bulk_payment_id: learnt.bulk_payment_id,
+                    bulk_payment_id: number(learnt.bulk_payment_id),
                     unique_code: unique_uuid(),
                     amount,
                     ..PaymentJson::default()
@@ -349,6 +347,16 @@ fn payment<'a>(intent: &'a CancelIntent, outcome: &'a Outcome) -> PaymentJson<'a
             }
         },
     }
+}
+
+/// An amount with the digits as received; nothing at all where they are no number that the schema knows.
+fn amount(amount: &Amount) -> Option<AmountJson<'_>> {
+    let Amount { value, currency } = amount;
+    let is_number = value.len() <= 64
+        && value.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'))
+        && serde_json::from_str::<serde_json::Number>(value).is_ok();
+    let is_currency = |text: &&str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_uppercase());
+    is_number.then(|| AmountJson { value, currency: currency.as_deref().filter(is_currency) })
 }
 
 fn payment_status(status: PaymentStatus) -> PaymentStatusJson {

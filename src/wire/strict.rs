@@ -13,7 +13,7 @@ use uuid::Uuid;
 /// What is wrong with a letter: which field, and what is wrong with it. No values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The field's path: `payment.payments.2.date`; `body` for the letter as a whole.
+    /// The field's path: `payment.payments[2].date`; `body` for the letter as a whole.
     pub field: String,
     /// What is wrong with it, and what belongs there.
     pub problem: &'static str,
@@ -143,7 +143,7 @@ impl<'a> Value<'a> {
             Ok(items) => Ok(items
                 .into_iter()
                 .enumerate()
-                .map(|(index, raw)| Value { path: format!("{}.{index}", self.path), raw })
+                .map(|(index, raw)| Value { path: format!("{}[{index}]", self.path), raw })
                 .collect()),
             Err(_) => Err(self.fault("is not an array")),
         }

@@ -1,0 +1,127 @@
+//! The command line: one file per command. Each reads, calls one thing, and prints; none decides.
+
+mod amqp_args;
+mod check;
+mod demo;
+mod outcomes;
+mod publish;
+mod run;
+mod simulate;
+mod topology;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// Takes cancel intents from RabbitMQ, calls the Paywall endpoint that fits each kind, finds out what really
+/// happened, and publishes outcome events.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None, after_help = "\
+Exit codes: 0 done, or drained after a signal; 64 the configuration or the input is wrong; 69 the broker or the \
+gateway is not to be had (one-shot commands); 70 our own fault; 75 the grace period ended with letters given \
+back to the broker.")]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work: take intents, call the gateway, announce outcomes, until a signal comes
+    Run(run::Run),
+    /// Watch it work: simulator, worker and some twenty intents against your RabbitMQ, checked against the truth
+    Demo(demo::Demo),
+    /// Check the configuration; with --broker also the broker's topology and permissions
+    Check(check::Check),
+    /// Print, apply or verify the exchanges, queues and bindings
+    Topology(topology::Topology),
+    /// Publish intents from JSON lines, confirmed
+    Publish(publish::Publish),
+    /// Follow outcome events as they are announced
+    Outcomes(outcomes::Outcomes),
+    /// Run a truthful stand-in of the three Paywall APIs
+    Simulate(simulate::Simulate),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file (TOML); every key can be overridden by the environment: CANCEL_WORKER__AMQP__URL
+    #[arg(long, value_name = "FILE", env = "CANCEL_WORKER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, Failure> {
+        let env = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        config::load(self.config.as_deref(), env, config::host_name().as_deref())
+            .map_err(|mistakes| Failure::input(mistakes.to_string()))
+    }
+}
+
+/// Why a command ends without having done its work.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Our own fault (`EX_SOFTWARE`).
+    pub const OWN_FAULT: u8 = 70;
+    const INPUT: u8 = 64;
+    const UNAVAILABLE: u8 = 69;
+
+    /// The configuration, or what was given to the command, is wrong.
+    fn input(message: impl Into<String>) -> Failure {
+        Failure { code: Self::INPUT, message: message.into() }
+    }
+
+    /// The broker or the gateway is not to be had.
+    fn unavailable(message: impl Into<String>) -> Failure {
+        Failure { code: Self::UNAVAILABLE, message: message.into() }
+    }
+
+    /// Our own fault.
+    fn own(message: impl Into<String>) -> Failure {
+        Failure { code: Self::OWN_FAULT, message: message.into() }
+    }
+}
+
+impl Arguments {
+    /// Runs the command to its end.
+    pub async fn run(self) -> ExitCode {
+        let end = match self.command {
+            Command::Run(command) => command.run().await,
+            Command::Demo(command) => command.run().await,
+            Command::Check(command) => command.run().await,
+            Command::Topology(command) => command.run().await,
+            Command::Publish(command) => command.run().await,
+            Command::Outcomes(command) => command.run().await,
+            Command::Simulate(command) => command.run().await,
+        };
+        match end {
+            Ok(code) => code,
+            Err(Failure { code, message }) => {
+                eprintln!("cancel-worker: {message}");
+                ExitCode::from(code)
+            }
+        }
+    }
+}
+
+/// Resolves when the process is asked to stop: SIGTERM or SIGINT, by its name.
+async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Without a handler the signal ends the process at once, which loses nothing: what is unacked stays.
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
