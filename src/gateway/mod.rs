@@ -203,18 +203,28 @@ impl Sender<'_> {
     }
 
     async fn batch(&self, payments: &[(usize, Code)], deadline: Instant) -> Vec<(usize, Read<VposPayment>)> {
-        let reads = payments.iter().map(async |(index, code)| {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            let read = match self.ask(request::query_by_merchant_code(code), deadline).await {
-                Some(received) => read::payment::vpos(&received, Asked::MerchantCode(code)),
-                None => Read::Unanswered,
-            };
-            Some((*index, read))
-        });
-        let reads = futures_util::stream::iter(reads).buffered(BATCH_LOOK_CONCURRENCY);
+        // Nothing runs before it is polled, so the list is only the order of the turns.
+        let turns: Vec<_> =
+            payments.iter().map(|(index, code)| self.batch_item(*index, code, deadline)).collect();
+        let reads = futures_util::stream::iter(turns).buffered(BATCH_LOOK_CONCURRENCY);
         reads.filter_map(std::future::ready).collect().await
+    }
+
+    /// `None` if the look has ended before this payment's turn came.
+    async fn batch_item(
+        &self,
+        index: usize,
+        code: &Code,
+        deadline: Instant,
+    ) -> Option<(usize, Read<VposPayment>)> {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        let read = match self.ask(request::query_by_merchant_code(code), deadline).await {
+            Some(received) => read::payment::vpos(&received, Asked::MerchantCode(code)),
+            None => Read::Unanswered,
+        };
+        Some((index, read))
     }
 
     async fn apm(&self, code: &Code, deadline: Instant) -> Read<ApmPayment> {
