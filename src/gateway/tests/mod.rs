@@ -35,6 +35,8 @@ const SHORT: Duration = Duration::from_millis(700);
 /// A request, as the server saw it.
 #[derive(Debug, Clone)]
 struct Seen {
+    /// The other end of the connection: one for each connection.
+    peer: SocketAddr,
     method: String,
     path: String,
     headers: BTreeMap<String, String>,
@@ -158,7 +160,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
     while body.len() < length {
         (stream.read_buf(&mut body).await.ok()? > 0).then_some(())?;
     }
-    Some(Seen { method, path, headers, body })
+    let peer = stream.peer_addr().ok()?;
+    Some(Seen { peer, method, path, headers, body })
 }
 
 /// An HTTP reply: `200 OK`, more header lines, the body.
