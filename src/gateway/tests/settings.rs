@@ -1,0 +1,111 @@
+//! What `Gateway::new` accepts, and what it says about the rest.
+
+use std::process::Command;
+
+use super::*;
+
+fn new(url: &str, plain_http: PlainHttp) -> Result<Gateway, Error> {
+    install_tls();
+    let mut settings = settings(&"https://localhost".parse().unwrap(), LONG);
+    settings.plain_http = plain_http;
+    settings.urls.insert(Api::Physical, url.parse().unwrap());
+    Gateway::new(&settings, &merchants())
+}
+
+fn check(url: &str, plain_http: PlainHttp, expected: Option<Fault>) {
+    let fault = match new(url, plain_http) {
+        Ok(_) => None,
+        Err(Error::Settings(Mistakes(mistakes))) => {
+            assert_eq!(mistakes.len(), 1);
+            assert_eq!(mistakes[0].key, "gateway.physical_url");
+            Some(mistakes[0].fault)
+        }
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!(fault, expected, "{url}");
+}
+
+#[test]
+fn plain_http_goes_to_this_machine_only_unless_it_is_allowed() {
+    for url in ["http://127.0.0.1:8080", "http://127.8.8.8/x", "http://[::1]:1", "http://LocalHost:1"] {
+        check(url, PlainHttp::Loopback, None);
+    }
+    for url in
+        ["http://example.org", "http://10.0.0.1", "http://localhost.example.org", "http://[::2]", "http://0.0.0.0"]
+    {
+        check(url, PlainHttp::Loopback, Some(Fault::PlainHttp));
+        check(url, PlainHttp::Anywhere, None);
+    }
+    check("https://example.org", PlainHttp::Loopback, None);
+}
+
+#[test]
+fn an_address_is_a_base_and_nothing_more() {
+    for plain_http in [PlainHttp::Loopback, PlainHttp::Anywhere] {
+        check("ftp://localhost", plain_http, Some(Fault::NotHttp));
+        check("mailto:me@localhost", plain_http, Some(Fault::NotHttp));
+        check("https://me@localhost", plain_http, Some(Fault::NotBase));
+        check("https://:secret@localhost", plain_http, Some(Fault::NotBase));
+        check("https://localhost/?a=b", plain_http, Some(Fault::NotBase));
+        check("https://localhost/#a", plain_http, Some(Fault::NotBase));
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_by_key_and_never_by_value() {
+    install_tls();
+    let mut settings = settings(&"https://localhost".parse().unwrap(), LONG);
+    settings.urls.insert(Api::Private, "http://canary-host.example".parse().unwrap());
+    settings.urls.insert(Api::Payment, "https://canary-user@localhost".parse().unwrap());
+    let mut merchants = merchants();
+    let shop = config::Merchant {
+        private: pair("fine", "canary\nclient"),
+        public: pair("canary\u{0}key", "canary\r\nclient"),
+    };
+    merchants.insert(MerchantName::parse("shop").unwrap(), shop);
+    let error = Gateway::new(&settings, &merchants).unwrap_err();
+    let told = format!("{error} {error:?}");
+    for key in [
+        "gateway.private_url",
+        "gateway.payment_url",
+        "merchants.shop.private_client",
+        "merchants.shop.public_key",
+        "merchants.shop.public_client",
+    ] {
+        assert!(told.contains(key), "{key}: {told}");
+    }
+    assert!(!told.contains("canary"), "{told}");
+    assert!(!told.contains("merchants.shop.private_key"), "{told}");
+}
+
+#[test]
+fn a_gateway_shows_neither_keys_nor_addresses() {
+    let gateway = gateway_with(&settings(&"https://canary-host.example".parse().unwrap(), LONG));
+    assert_eq!(format!("{gateway:?}"), "Gateway { .. }");
+}
+
+/// The test above all that needs another environment runs itself in a child process.
+#[test]
+fn a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_needs() {
+    const CHILD: &str = "GATEWAY_TEST_WITHOUT_CERTIFICATES";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "gateway::tests::settings::\
+                    a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_needs";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(CHILD, "1")
+            .env("SSL_CERT_FILE", "/nonexistent/file")
+            .env("SSL_CERT_DIR", "/nonexistent/directory")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        return;
+    }
+    install_tls();
+    let plain = settings(&"http://127.0.0.1:1".parse().unwrap(), LONG);
+    assert!(Gateway::new(&plain, &merchants()).is_ok());
+    let https = settings(&"https://localhost".parse().unwrap(), LONG);
+    let error = Gateway::new(&https, &merchants()).unwrap_err();
+    assert!(matches!(&error, Error::NoCertificates { key } if key == "gateway.physical_url"), "{error}");
+    assert!(error.to_string().contains("SSL_CERT_FILE"), "{error}");
+}
