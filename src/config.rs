@@ -13,6 +13,18 @@ use url::Url;
 use crate::domain::intent::{Api, Kind, MerchantName};
 use crate::domain::policy::Policy;
 
+mod describe;
+mod load;
+mod mistakes;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use describe::describe;
+pub use load::{host_name, load};
+pub use mistakes::{Mistake, Mistakes, Place};
+
 /// Everything that `run` needs.
 #[derive(Debug, Clone)]
 pub struct Config {
