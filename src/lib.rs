@@ -1,1 +1,3 @@
 //! cancel-worker.
+
+pub mod simulator;
