@@ -22,7 +22,7 @@ mod tests;
 mod values;
 
 pub use describe::describe;
-pub use load::{host_name, load};
+pub use load::{default_tiers, host_name, load};
 pub use mistakes::{Mistake, Mistakes, Place};
 
 /// Everything that `run` needs.

@@ -5,9 +5,14 @@
 //! delivery -> decode -> plan -> call or inquire -> classify -> decide -> announce -> settle
 //! ```
 
+pub mod amqp;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod gateway;
+pub mod memory;
 pub mod simulator;
+pub mod telemetry;
 pub mod wire;
+pub mod worker;

@@ -275,13 +275,9 @@ const DELAYS_LEN_MAX: usize = 32;
 
 fn tiers(reader: &mut Reader) -> Tiers {
     let key = "retry.delays";
-    let default = || {
-        let tier = |length| Tier { length, name: values::duration_name(length) };
-        Tiers::try_new(DEFAULT_DELAYS_S.map(seconds).map(tier).to_vec()).expect("they ascend from one second")
-    };
-    let Some(tiers) = reader.items(key, values::tier) else { return default() };
+    let Some(tiers) = reader.items(key, values::tier) else { return default_tiers() };
     if !reader.is_sound(key) {
-        return default();
+        return default_tiers();
     }
     let fault = if tiers.is_empty() {
         Fault::new("is empty", "write at least one delay, or leave it out")
@@ -293,7 +289,13 @@ fn tiers(reader: &mut Reader) -> Tiers {
         Fault::new("has one length twice", "write each length once; 60s and 1m are one length")
     };
     reader.report(key.to_owned(), None, fault);
-    default()
+    default_tiers()
+}
+
+/// The delays of a configuration that names none.
+pub fn default_tiers() -> Tiers {
+    let tier = |length| Tier { length, name: values::duration_name(length) };
+    Tiers::try_new(DEFAULT_DELAYS_S.map(seconds).map(tier).to_vec()).expect("they ascend from one second")
 }
 
 /// `inquiry.quiet`. A shorter one than a call could take for *not done* what is still being done.

@@ -116,6 +116,11 @@ impl Gateway {
         })))
     }
 
+    /// The host that answers for this API; empty where none is configured.
+    pub fn host(&self, api: Api) -> &str {
+        self.0.urls.get(&api).and_then(Url::host_str).unwrap_or_default()
+    }
+
     /// Makes the call, once, and tells what came back within one `call_timeout`. Never an error: a failure is data.
     ///
     /// `traceparent` travels only where `gateway.trace_headers` says so. An unknown merchant, a missing pair of

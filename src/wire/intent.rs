@@ -52,7 +52,7 @@ pub struct Known {
 /// # Errors
 /// [`Malformed`] names the first fault, and keeps what could be read, so that the right people hear of it.
 pub fn decode(body: &[u8], lane: Kind) -> Result<Received, Malformed> {
-    let known = || known(body);
+    let known = || read_known(body);
     if body.len() > BODY_BYTES_MAX {
         return Err(Malformed { fault: Fault::new("body", "is larger than 256 KiB"), known: known() });
     }
@@ -167,9 +167,9 @@ fn batch(value: Value<'_>) -> Result<BatchPayments, Fault> {
     })
 }
 
-/// What can be read of a malformed body: the first JSON value in it, if that is an object; of its fields those
+/// What can be read of a body, valid or not: the first JSON value in it, if that is an object; of its fields those
 /// that are valid and come once.
-fn known(body: &[u8]) -> Known {
+pub fn read_known(body: &[u8]) -> Known {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let Some(Ok(first)) = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>().next() else {
         return Known::default();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -111,6 +111,68 @@ pub fn event_id(intent: IntentId, status: StatusName, item: Option<&Code>, repla
     let item = item.map(|code| format!("/{code}")).unwrap_or_default();
     let name = format!("{}{replayed}{item}", status.as_str());
     Uuid::new_v5(&intent.uuid(), name.as_bytes())
+}
+
+/// What a person wants to see of an outcome event at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// When it was decided.
+    pub time: String,
+    /// What it is about.
+    pub subject: String,
+    /// `data.kind`.
+    pub kind: String,
+    /// `data.status`.
+    pub status: String,
+    /// `data.reason.code`.
+    pub reason: Option<String>,
+    /// `data.paymentStatus`: type and status by name.
+    pub payment_status: Option<String>,
+    /// `data.attempts`.
+    pub attempts: u64,
+}
+
+/// Reads an outcome event; `None` if it is none.
+pub fn read_summary(body: &[u8]) -> Option<Summary> {
+    #[derive(Deserialize)]
+    struct Event {
+        time: String,
+        subject: String,
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        kind: String,
+        status: String,
+        attempts: u64,
+        payment_status: Option<PaymentStatus>,
+        reason: Option<Reason>,
+    }
+    #[derive(Deserialize)]
+    struct PaymentStatus {
+        #[serde(rename = "type")]
+        kind: Name,
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Name {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Reason {
+        code: String,
+    }
+    let Event { time, subject, data } = serde_json::from_slice(body).ok()?;
+    Some(Summary {
+        time,
+        subject,
+        kind: data.kind,
+        status: data.status,
+        reason: data.reason.map(|reason| reason.code),
+        payment_status: data.payment_status.map(|status| format!("{} {}", status.kind.name, status.name)),
+        attempts: data.attempts,
+    })
 }
 
 /// An event of CloudEvents 1.0 in structured JSON.

@@ -1,0 +1,88 @@
+//! How the commands that only speak to the broker find it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::{ConfigArgs, Failure};
+use crate::amqp::{Broker, Timeouts, Topology};
+use crate::config::{Amqp, AmqpTls, Declare};
+use crate::domain::retry::Tiers;
+
+/// Where the broker is: the configuration says it, or these options do.
+#[derive(Debug, Args)]
+pub(super) struct AmqpArgs {
+    /// The configuration file, as `run` reads it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "prefix"])]
+    config: Option<PathBuf>,
+    /// The broker's address, where there is no configuration [default: the environment variable AMQP_URL]
+    #[arg(long, value_name = "AMQP_URL")]
+    url: Option<String>,
+    /// What the name of every exchange and queue begins with, where there is no configuration [default: cancel]
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+}
+
+/// What such a command needs.
+pub(super) struct Target {
+    pub(super) amqp: Amqp,
+    pub(super) broker: Broker,
+    pub(super) topology: Topology,
+}
+
+impl AmqpArgs {
+    pub(super) fn target(&self) -> Result<Target, Failure> {
+        let given = self.url.clone().or_else(|| std::env::var("AMQP_URL").ok());
+        let file = self.config.clone().or_else(|| std::env::var_os("CANCEL_WORKER_CONFIG").map(PathBuf::from));
+        match (file, given) {
+            (None, Some(url)) => {
+                let amqp = amqp_at(&url, self.prefix.as_deref().unwrap_or("cancel"));
+                target(amqp, &crate::config::default_tiers())
+            }
+            // Without either, loading says what is missing.
+            (config, _) => {
+                let config = ConfigArgs { config }.load()?;
+                target(config.amqp, &config.policy.tiers)
+            }
+        }
+    }
+}
+
+/// The settings of a broker that is known by its address alone.
+pub(super) fn amqp_at(url: &str, prefix: &str) -> Amqp {
+    Amqp {
+        urls: vec![SecretString::from(url.to_owned())],
+        management_url: None,
+        prefix: prefix.to_owned(),
+        declare: Declare::Missing,
+        tls: AmqpTls::default(),
+    }
+}
+
+fn target(amqp: Amqp, tiers: &Tiers) -> Result<Target, Failure> {
+    let broker = Broker::new(&amqp, "command line", one_shot())
+        .map_err(|error| Failure::input(error.to_string()))?;
+    let topology = Topology::new(&amqp.prefix, tiers.as_slice());
+    Ok(Target { amqp, broker, topology })
+}
+
+/// A person waits for the answer.
+fn one_shot() -> Timeouts {
+    Timeouts { connect: Duration::from_secs(5), close: Duration::from_secs(2), ..Timeouts::default() }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,79 @@
+//! What this process remembers beyond one step: bounded, and lost with the process, which is why nothing but
+//! comfort may depend on it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::domain::intent::IntentId;
+
+/// The async cancels that this process has ordered. A second copy of such an intent, taken up after its order was
+/// rolled back, would order again what was withdrawn; so it is settled by asking instead.
+#[derive(Debug)]
+pub struct Ordered {
+    len_max: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    called_at: HashMap<IntentId, Timestamp>,
+    /// In the order of their coming, for forgetting the oldest.
+    order: VecDeque<IntentId>,
+}
+
+impl Ordered {
+    /// A memory of at most so many intents.
+    pub fn new(len_max: usize) -> Ordered {
+        Ordered { len_max, inner: Mutex::default() }
+    }
+
+    /// Remembers that an intent was ordered by a call that ended then.
+    pub fn remember(&self, intent: IntentId, called_at: Timestamp) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.called_at.insert(intent, called_at).is_none() {
+            inner.order.push_back(intent);
+        }
+        while inner.order.len() > self.len_max {
+            if let Some(oldest) = inner.order.pop_front() {
+                inner.called_at.remove(&oldest);
+            }
+        }
+    }
+
+    /// When the call that ordered this intent ended, if this process made it and still knows.
+    pub fn called_at(&self, intent: IntentId) -> Option<Timestamp> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).called_at.get(&intent).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(n: u128) -> IntentId {
+        IntentId::try_new(Uuid::from_u128(n)).expect("not nil")
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_when_the_memory_is_full() {
+        let memory = Ordered::new(2);
+        for n in 1..=3 {
+            memory.remember(id(n), Timestamp::UNIX_EPOCH);
+        }
+        let known: Vec<bool> = (1..=3).map(|n| memory.called_at(id(n)).is_some()).collect();
+        assert_eq!(known, [false, true, true]);
+    }
+
+    #[test]
+    fn an_intent_that_is_ordered_twice_takes_one_place() {
+        let memory = Ordered::new(2);
+        for n in [1, 1, 1, 2] {
+            memory.remember(id(n), Timestamp::UNIX_EPOCH);
+        }
+        assert!(memory.called_at(id(1)).is_some());
+    }
+}

@@ -1,0 +1,388 @@
+//! The story of one delivery, and the loop that tells many at once.
+//!
+//! One delivery is one step: at most one call, or the inquiries of one look. What is announced is announced before
+//! the delivery is settled; the types of `amqp` allow no other order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
+
+use crate::amqp::{self, Delivery, Interrupted, Publisher, Stopped};
+use crate::clock::{Clock, Dice};
+use crate::domain::classify::{Facts, Verdict, classify, codes_of};
+use crate::domain::decide::{
+    DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up,
+};
+use crate::domain::evidence::{Findings, weigh};
+use crate::domain::history::{History, Phase};
+use crate::domain::intent::{CancelIntent, Kind, MerchantName};
+use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
+use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan, redelivered};
+use crate::domain::policy::Policy;
+use crate::domain::retry::elapsed;
+use crate::domain::step::{Call, Inquiry, Order};
+use crate::gateway::{Gateway, call_path};
+use crate::memory::Ordered;
+use crate::telemetry::events::Of;
+use crate::telemetry::{carrier, events, spans};
+use crate::wire::envelope::{HeaderValue, Headers, Letter, Messages, Redelivered, Source};
+use crate::wire::history;
+use crate::wire::intent::{Malformed, Received, decode};
+use crate::wire::outcome::{Stamp, encode, encode_malformed};
+
+/// So many ordered intents are remembered: some 100 bytes each.
+const ORDERED_LEN_MAX: usize = 100_000;
+
+/// Everything that a story needs beside its letter. Shared by all stories of a process.
+pub struct Worker {
+    /// `worker.source`.
+    pub source: String,
+    /// `worker.name`.
+    pub name: String,
+    /// The numbers by which is planned and decided.
+    pub policy: Policy,
+    /// Where calls and looks go.
+    pub gateway: Gateway,
+    /// Where `now` comes from.
+    pub clock: Clock,
+    /// Where chance comes from.
+    pub dice: Dice,
+    /// The intents that this process has ordered.
+    pub ordered: Ordered,
+}
+
+impl Worker {
+    /// A worker that has ordered nothing yet.
+    pub fn new(config: &crate::config::Config, gateway: Gateway, clock: Clock, dice: Dice) -> Worker {
+        Worker {
+            source: config.worker.source.clone(),
+            name: config.worker.name.clone(),
+            policy: config.policy.clone(),
+            gateway,
+            clock,
+            dice,
+            ordered: Ordered::new(ORDERED_LEN_MAX),
+        }
+    }
+
+    /// One delivery of this queue, from the broker's hand back into it: one step for its intent.
+    ///
+    /// # Errors
+    /// The generation has ended: the delivery comes again.
+    pub async fn handle(
+        &self,
+        delivery: Delivery,
+        publisher: &Publisher,
+        queue: &str,
+    ) -> Result<(), Interrupted> {
+        let Delivery { letter, unsettled } = delivery;
+        let messages = self.step(&letter).await;
+        let announcing = spans::announce(messages.as_slice().len());
+        let announced = publisher.announce(unsettled, messages).instrument(announcing).await?;
+        announced.settle().instrument(spans::settle(queue)).await
+    }
+
+    /// What is to be announced about a letter, the gateway called or asked where that is the next step.
+    async fn step(&self, letter: &Letter) -> Messages {
+        let lane = lane_of(letter);
+        match spans::decode().in_scope(|| decode(&letter.body, lane)) {
+            Ok(received) => {
+                let of = Teller::new(&received.intent);
+                spans::identify(&Span::current(), &of.intent_id, of.kind, of.merchant);
+                let decision = self.decide(letter, &received.intent, &of).await;
+                of.decided(&decision, self.clock.now());
+                self.encode(letter, &received, &decision)
+            }
+            Err(malformed) => {
+                Teller::malformed(&malformed);
+                self.encode_malformed(letter, &malformed)
+            }
+        }
+    }
+
+    async fn decide(&self, letter: &Letter, intent: &CancelIntent, of: &Teller<'_>) -> Decision {
+        let now = self.clock.now();
+        let history = self.history(letter, intent, now);
+        if letter.source == Source::Rescue {
+            return give_up(intent, &history, DeadReason::Unresolved(UnresolvedReason::Expired));
+        }
+        let Planned { history, plan } =
+            spans::plan().in_scope(|| plan(intent, &history, &self.policy, now, self.dice.roll()));
+        match plan {
+            Plan::Call(call) => self.call(intent, &history, call, of).await,
+            Plan::Inquire(inquiry) => self.inquire(intent, &history, inquiry, of).await,
+            Plan::Decide(decision) => *decision,
+        }
+    }
+
+    async fn call(&self, intent: &CancelIntent, history: &History, call: Call, of: &Teller<'_>) -> Decision {
+        let attempt = history.attempts.saturating_add(1);
+        let path = call_path(intent.kind());
+        let span = spans::call(of.kind, self.gateway.host(intent.kind().api()), path, attempt);
+        let traceparent = traceparent(&span);
+        let begun = Instant::now();
+        let reply = self.gateway.call(&call, traceparent.as_deref()).instrument(span.clone()).await;
+        let now = self.clock.now();
+        let verdict = spans::classify().in_scope(|| classify(&call.order, &reply, &self.policy.codes));
+        let last = codes_of(&reply);
+        match last.http_status {
+            Some(http_status) => spans::answered(&span, http_status),
+            None => spans::unanswered(&span, verdict.name()),
+        }
+        events::called(of.of(), path, attempt, last.http_status, verdict.name(), begun.elapsed());
+        if verdict == Verdict::LockedOut {
+            events::locked_out(intent.kind().api().as_str(), of.merchant, last.http_status);
+        }
+        let verdict = self.look_after_success(intent, verdict, of).await;
+        if intent.kind() == Kind::AsyncCancel && matches!(verdict, Verdict::Done(_) | Verdict::Ordered(_)) {
+            self.ordered.remember(intent.id, now);
+        }
+        let called = match &call.order {
+            Order::BatchCancel { payments } => payments.iter().map(|(index, ..)| *index).collect(),
+            Order::AsyncCancel { .. }
+            | Order::SyncCancelRollback { .. }
+            | Order::TransactionCancel { .. }
+            | Order::ApmProvisionCancel { .. } => Vec::new(),
+        };
+        spans::decide().in_scope(|| decide_verdict(intent, history, &called, verdict, last, self.moment(now)))
+    }
+
+    async fn inquire(
+        &self,
+        intent: &CancelIntent,
+        history: &History,
+        inquiry: Inquiry,
+        of: &Teller<'_>,
+    ) -> Decision {
+        let asked_at = self.clock.now();
+        let findings = self.look(intent, &inquiry, history.asked.saturating_add(1), of).await;
+        let now = self.clock.now();
+        spans::decide().in_scope(|| decide_findings(intent, history, findings, asked_at, self.moment(now)))
+    }
+
+    async fn look(&self, intent: &CancelIntent, inquiry: &Inquiry, asked: u32, of: &Teller<'_>) -> Findings {
+        let span = spans::inquire(of.kind, asked);
+        let traceparent = traceparent(&span);
+        let begun = Instant::now();
+        let reply = self.gateway.inquire(inquiry, traceparent.as_deref()).instrument(span).await;
+        let findings = spans::classify().in_scope(|| weigh(&reply, intent.kind(), &self.policy.codes));
+        events::inquired(of.of(), asked, &shown(&findings), begun.elapsed());
+        findings
+    }
+
+    /// One more read buys the payment's status where a success reply has none (`inquiry.after_success`). Whatever
+    /// it shows, the success stands.
+    async fn look_after_success(&self, intent: &CancelIntent, verdict: Verdict, of: &Teller<'_>) -> Verdict {
+        let Verdict::Done(Facts { payment_status: None, learnt }) = verdict else { return verdict };
+        let inquiry = self
+            .policy
+            .after_success
+            .contains(&intent.kind())
+            .then(|| inquiry_after(intent))
+            .flatten();
+        let payment_status = match inquiry {
+            None => None,
+            Some(inquiry) => match self.look(intent, &inquiry, 1, of).await {
+                Findings::Payment(evidence) => evidence.payment_status,
+                Findings::Items(_) => None,
+            },
+        };
+        Verdict::Done(Facts { payment_status, learnt })
+    }
+
+    /// What was done to the letter before, as far as its source may be believed.
+    fn history(&self, letter: &Letter, intent: &CancelIntent, now: Timestamp) -> History {
+        let items_len = intent.items().len();
+        let fresh = History::fresh(now, items_len);
+        let history = match letter.source {
+            Source::Lane(_) | Source::Rescue => fresh,
+            // Only the broker publishes there, what we gave it. If it is not readable all the same, a call may
+            // have been made.
+            Source::Returns(_) => history::decode(&letter.headers, items_len)
+                .unwrap_or_else(|| in_doubt(&fresh, now, now)),
+        };
+        let history = match letter.redelivered {
+            Redelivered::No => history,
+            Redelivered::Yes => redelivered(intent.kind(), &history, &self.policy, now),
+        };
+        match self.ordered.called_at(intent.id) {
+            // A copy of an intent that this process has ordered: it is settled, never ordered again.
+            Some(called_at) if history.phase == Phase::Call && history.attempts == 0 => {
+                in_doubt(&history, called_at, now)
+            }
+            Some(_) | None => history,
+        }
+    }
+
+    fn moment(&self, now: Timestamp) -> Moment<'_> {
+        Moment { policy: &self.policy, now, roll: self.dice.roll() }
+    }
+
+    fn encode(&self, letter: &Letter, received: &Received, decision: &Decision) -> Messages {
+        let trace = carrier::inject(&Span::current());
+        encode(letter, received, decision, &self.stamp(&trace))
+    }
+
+    fn encode_malformed(&self, letter: &Letter, malformed: &Malformed) -> Messages {
+        let trace = carrier::inject(&Span::current());
+        encode_malformed(letter, malformed, &self.stamp(&trace))
+    }
+
+    fn stamp<'a>(&'a self, trace: &'a Headers) -> Stamp<'a> {
+        Stamp {
+            source: &self.source,
+            worker: &self.name,
+            now: self.clock.now(),
+            trace,
+            tiers: &self.policy.tiers,
+        }
+    }
+}
+
+/// What the events of one story have in common.
+struct Teller<'a> {
+    intent_id: String,
+    kind: &'a str,
+    merchant: &'a str,
+}
+
+impl<'a> Teller<'a> {
+    fn new(intent: &'a CancelIntent) -> Teller<'a> {
+        Teller {
+            intent_id: intent.id.to_string(),
+            kind: intent.kind().as_str(),
+            merchant: intent.merchant.as_str(),
+        }
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of::intent(&self.intent_id, self.kind, self.merchant)
+    }
+
+    /// Everything that was decided: a line for each outcome, one for the wait, one for the dead letter.
+    fn decided(&self, decision: &Decision, now: Timestamp) {
+        let attempts = decision.history.attempts;
+        for outcome in &decision.outcomes {
+            let status = outcome.status.name().as_str();
+            let reason = outcome.status.reason().map(|(code, _)| code);
+            let what = match outcome.subject {
+                Subject::Whole => "intent",
+                Subject::Item(_) => "item",
+            };
+            events::decided(self.of(), what, Some(status), reason, attempts, None);
+        }
+        match decision.then {
+            Then::Done => {}
+            Then::Wait(why) => {
+                let delay = decision.history.due.map_or(Duration::ZERO, |due| elapsed(now, due));
+                events::waiting(self.of(), why.as_str(), delay);
+            }
+            Then::DeadLetter(reason) => {
+                events::dead_lettered(self.of(), reason.as_str(), reason.message());
+            }
+        }
+    }
+
+    /// A letter that could not be read: told with as much of its name as it has.
+    fn malformed(malformed: &Malformed) {
+        let id = malformed.known.id.map(|id| id.to_string());
+        let of = Of {
+            intent_id: id.as_deref(),
+            kind: malformed.known.kind.map(Kind::as_str),
+            merchant: malformed.known.merchant.as_ref().map(MerchantName::as_str),
+        };
+        events::malformed(of, &malformed.fault.field);
+        let reason = RejectedReason::InvalidIntent.as_str();
+        events::dead_lettered(of, reason, &malformed.fault.to_string());
+    }
+}
+
+/// The trace context that a call carries to the gateway, where the configuration lets it.
+fn traceparent(span: &Span) -> Option<String> {
+    match carrier::inject(span).remove("traceparent") {
+        Some(HeaderValue::Text(text)) => Some(text),
+        Some(HeaderValue::Int(_) | HeaderValue::Bool(_)) | None => None,
+    }
+}
+
+/// What a look showed, in words; of a batch, each word once.
+fn shown(findings: &Findings) -> String {
+    match findings {
+        Findings::Payment(evidence) => evidence.shown.as_str().to_owned(),
+        Findings::Items(items) => {
+            let words: BTreeSet<&str> = items.iter().map(|(_, evidence)| evidence.shown.as_str()).collect();
+            words.into_iter().collect::<Vec<_>>().join(",")
+        }
+    }
+}
+
+/// The kind whose lane a letter came through.
+fn lane_of(letter: &Letter) -> Kind {
+    match letter.source {
+        Source::Lane(kind) | Source::Returns(kind) => kind,
+        // What the broker takes from a lane keeps its routing key, which is the lane's kind.
+        Source::Rescue => Kind::parse(&letter.routing_key).unwrap_or(Kind::AsyncCancel),
+    }
+}
+
+/// Takes deliveries and tells their stories until `stop`, over as many generations of the connection as it takes.
+pub async fn run(
+    worker: Arc<Worker>,
+    settings: &amqp::Settings,
+    stop: &CancellationToken,
+    grace: Duration,
+) -> Stopped {
+    let mut stories = JoinSet::new();
+    let dice = worker.dice.clone();
+    let stopped = amqp::run_generations(settings, &dice, stop, grace, |delivery, publisher| {
+        reap(&mut stories);
+        let letter = &delivery.letter;
+        let queue = settings.topology().queue_of(letter.source);
+        let span = spans::delivery(letter.source, &queue, letter.redelivered, letter.body.len());
+        carrier::continue_trace(&span, &letter.headers);
+        let worker = Arc::clone(&worker);
+        let publisher = publisher.clone();
+        stories.spawn(
+            async move {
+                events::received(
+                    delivery.letter.source,
+                    delivery.letter.redelivered,
+                    delivery.letter.body.len(),
+                );
+                if let Err(interrupted) = worker.handle(delivery, &publisher, &queue).await {
+                    events::interrupted(Of::default(), &interrupted.to_string());
+                }
+            }
+            .instrument(span),
+        );
+    })
+    .await;
+    // What is left is unacked, therefore safe.
+    stories.abort_all();
+    while let Some(ended) = stories.join_next().await {
+        report(ended);
+    }
+    stopped
+}
+
+/// Takes note of the stories that have ended, so that none is kept longer than it lasts.
+fn reap(stories: &mut JoinSet<()>) {
+    while let Some(ended) = stories.try_join_next() {
+        report(ended);
+    }
+}
+
+/// A panic is our own bug: it ends one story, and its neighbours go on.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        events::panicked(Of::default(), "a story");
+    }
+}
