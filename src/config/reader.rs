@@ -330,10 +330,13 @@ impl Reader {
         read: impl Fn(Value) -> Result<T, Fault>,
     ) -> Option<Vec<T>> {
         let items = items.map_err(|fault| self.report(key.to_owned(), Some(place), fault)).ok()?;
+        let len = items.len();
         let mut read_items = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
             match read(item) {
                 Ok(item) => read_items.push(item),
+                // What is alone may have been written without brackets.
+                Err(fault) if len == 1 => self.report(key.to_owned(), Some(place), fault),
                 Err(fault) => self.report(format!("{key}[{index}]"), Some(place), fault),
             }
         }
