@@ -82,34 +82,46 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     let after_success = kinds(policy.after_success.iter());
     lines.extend([
         ("delays", delays.join(", ")),
-        ("calls", format!(
-            "at most {}, for at most {}, Retry-After up to {}",
-            policy.attempts_max,
-            duration_name(policy.age_max),
-            duration_name(policy.retry_after_max)
-        )),
-        ("inquiries", format!(
-            "evidence of not done counts after {}, at most {} looks, for at most {}, after success: {after_success}",
-            duration_name(policy.quiet),
-            policy.asks_max.map_or_else(|| "any number of".to_owned(), |n| n.to_string()),
-            duration_name(policy.inquiry_age_max),
-        )),
-        ("rollback", format!("not sooner than {} after its cancel order", duration_name(policy.rollback_wait))),
-        ("same day", format!(
-            "{}, in {}",
-            kinds(policy.same_day.iter()),
-            policy.zone.iana_name().unwrap_or("an unnamed zone")
-        )),
+        (
+            "calls",
+            format!(
+                "at most {}, for at most {}, Retry-After up to {}",
+                policy.attempts_max,
+                duration_name(policy.age_max),
+                duration_name(policy.retry_after_max)
+            ),
+        ),
+        (
+            "inquiries",
+            format!(
+                "{} looks, for at most {}, not done counts after {}, after success: {after_success}",
+                policy.asks_max.map_or_else(|| "any number of".to_owned(), |n| format!("at most {n}")),
+                duration_name(policy.inquiry_age_max),
+                duration_name(policy.quiet),
+            ),
+        ),
+        ("rollback", format!("not within {} of its cancel order", duration_name(policy.rollback_wait))),
+        (
+            "same day",
+            format!(
+                "{}, in {}",
+                kinds(policy.same_day.iter()),
+                policy.zone.iana_name().unwrap_or("an unnamed zone")
+            ),
+        ),
         ("admin", admin_listen.map_or_else(|| "off".to_owned(), |listen| listen.to_string())),
-        ("telemetry", format!(
-            "{} logs, spans to {}, sampled {}",
-            match telemetry.log {
-                LogFormat::Json => "json",
-                LogFormat::Text => "text",
-            },
-            telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str),
-            telemetry.sample_ratio
-        )),
+        (
+            "telemetry",
+            format!(
+                "{} logs, spans to {}, sampled {}",
+                match telemetry.log {
+                    LogFormat::Json => "json",
+                    LogFormat::Text => "text",
+                },
+                telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str),
+                telemetry.sample_ratio
+            ),
+        ),
         ("shutdown", format!("grace {}", duration_name(*grace))),
     ]);
     lines

@@ -73,8 +73,11 @@ const VARIABLE_PREFIX: &str = "CANCEL_WORKER__";
 /// The variable that names the file.
 const FILE_VARIABLE: &str = "CANCEL_WORKER_CONFIG";
 
-const FILE_BYTES_MAX: usize = 1024 * 1024;
+const FILE_BYTES_MAX: usize = 256 * 1024;
 const SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// After so many mistakes nobody is told what a key was probably meant to be: looking takes time.
+const HINTS_MAX: usize = 100;
 
 type KeyPath = Vec<String>;
 
@@ -86,7 +89,8 @@ struct Given {
 /// All that was given. A value that was read is gone from it; a mistake is kept, and reading goes on.
 pub(super) struct Reader {
     given: BTreeMap<KeyPath, Given>,
-    /// Tables of the file that hold nothing: `[merchants.default]`, say, its keys coming from the environment.
+    /// Tables of the file that hold nothing: `[merchants.default]`, say, its keys coming from the
+    /// environment.
     empty_tables: BTreeMap<KeyPath, Place>,
     merchants: BTreeSet<MerchantName>,
     mistakes: Vec<Mistake>,
@@ -218,7 +222,8 @@ impl Reader {
         let unknown: Vec<KeyPath> = self.given.keys().filter(|path| !is_known(path)).cloned().collect();
         for path in unknown {
             if let Some(Given { place, .. }) = self.given.remove(&path) {
-                self.report(shown(&path), Some(place), unknown_key(&path));
+                let fault = self.unknown_key(&path);
+                self.report(shown(&path), Some(place), fault);
             }
         }
         let tables: Vec<KeyPath> = self.empty_tables.keys().cloned().collect();
@@ -226,7 +231,8 @@ impl Reader {
             if !is_known_table(&path)
                 && let Some(place) = self.empty_tables.remove(&path)
             {
-                self.report(shown(&path), Some(place), unknown_key(&path));
+                let fault = self.unknown_key(&path);
+                self.report(shown(&path), Some(place), fault);
             }
         }
         let named = self.given.keys().chain(self.empty_tables.keys());
@@ -234,6 +240,21 @@ impl Reader {
             .filter(|path| path.len() >= 2 && path[0] == "merchants")
             .filter_map(|path| MerchantName::parse(&path[1]))
             .collect();
+    }
+
+    /// Says that nothing has this name, and what was probably meant.
+    fn unknown_key(&self, path: &[String]) -> Fault {
+        if path[0] == "merchants" && path.get(1).is_some_and(|name| MerchantName::parse(name).is_none()) {
+            return Fault::new("is no merchant's name", "write 1 to 64 of a-z 0-9 _ -");
+        }
+        if is_known_table(path) {
+            return Fault::new("is a table, and has a value here", "give its keys their values, one by one");
+        }
+        let nearest = if self.mistakes.len() < HINTS_MAX { nearest_key(path) } else { None };
+        match nearest {
+            Some(key) => Fault::new("is not known", format!("did you mean {key}?")),
+            None => Fault::new("is not known", "remove it; the example file lists every key"),
+        }
     }
 
     /// The merchants that were named, with or without keys.
@@ -309,10 +330,13 @@ impl Reader {
         read: impl Fn(Value) -> Result<T, Fault>,
     ) -> Option<Vec<T>> {
         let items = items.map_err(|fault| self.report(key.to_owned(), Some(place), fault)).ok()?;
+        let len = items.len();
         let mut read_items = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
             match read(item) {
                 Ok(item) => read_items.push(item),
+                // What is alone may have been written without brackets.
+                Err(fault) if len == 1 => self.report(key.to_owned(), Some(place), fault),
                 Err(fault) => self.report(format!("{key}[{index}]"), Some(place), fault),
             }
         }
@@ -409,10 +433,14 @@ impl Reader {
     pub(super) fn readable_file(&mut self, key: &str) -> Option<PathBuf> {
         self.optional(key, |value| {
             let file = PathBuf::from(values::text(value)?);
-            let remedy = "name a file that this process may read";
-            match read_bounded(&file, FILE_BYTES_MAX) {
+            // A directory can be opened, but not read.
+            let read = File::open(&file).and_then(|mut file| file.read(&mut [0]));
+            match read.map_err(|error| Unreadable::Io(error.kind())) {
                 Ok(_) => Ok(file),
-                Err(unreadable) => Err(Fault::new(unreadable.wrong("names a file"), remedy)),
+                Err(unreadable) => Err(Fault::new(
+                    unreadable.wrong("names a file"),
+                    "name a file that this process may read",
+                )),
             }
         })
     }
@@ -553,7 +581,8 @@ fn key_begins_with(key: &str, path: &[String]) -> bool {
     key.split('.').zip(path).all(|(pattern, part)| fits(pattern, part))
 }
 
-/// A path for people's eyes. A part that does not look like a name may be a secret that slipped, and is not shown.
+/// A path for people's eyes. A part that does not look like a name may be a secret that slipped, and is not
+/// shown.
 fn shown(path: &[String]) -> String {
     let merchant = |index: usize| index == 1 && path[0] == "merchants";
     path.iter()
@@ -574,20 +603,6 @@ fn shown_part(part: &str) -> String {
         && part.starts_with(|c: char| c.is_ascii_alphabetic())
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if looks_like_a_name { part.to_owned() } else { "?".to_owned() }
-}
-
-/// Says that nothing has this name, and what was probably meant.
-fn unknown_key(path: &[String]) -> Fault {
-    if path[0] == "merchants" && path.get(1).is_some_and(|name| MerchantName::parse(name).is_none()) {
-        return Fault::new("is no merchant's name", "write 1 to 64 of a-z 0-9 _ -");
-    }
-    if is_known_table(path) {
-        return Fault::new("is a table, and has a value here", "give its keys their values, one by one");
-    }
-    match nearest_key(path) {
-        Some(key) => Fault::new("is not known", format!("did you mean {key}?")),
-        None => Fault::new("is not known", "remove it; the example file lists every key"),
-    }
 }
 
 fn nearest_key(path: &[String]) -> Option<String> {

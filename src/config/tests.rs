@@ -236,7 +236,7 @@ fn durations_are_whole_numbers_with_units_the_larger_first() {
 
 #[test]
 fn a_delay_is_named_by_its_length_whatever_its_spelling() {
-    let config = loaded(&[r#"retry.delays = ["60s", "1500ms", "90s", "1h", "24h", "1d1h"]"#.replace("1d1h", "7200000ms").as_str()]);
+    let config = loaded(&[r#"retry.delays = ["60s", "1500ms", "1m30s", "1h", "1d", "7200000ms"]"#]);
     let names: Vec<&str> = config.policy.tiers.as_slice().iter().map(|tier| tier.name.as_str()).collect();
     assert_eq!(names, ["1500ms", "1m", "90s", "1h", "2h", "24h"]);
 }
@@ -371,8 +371,7 @@ fn addresses_of_the_broker_are_amqp_or_amqps() {
         r#""amqp://a b""#,
         "[]",
     ] {
-        let key = if bad == "[]" { "amqp.url" } else { "amqp.url[0]" };
-        check(&[&format!("amqp.url = {bad}")], &[key]);
+        check(&[&format!("amqp.url = {bad}")], &["amqp.url"]);
     }
     check(&[r#"amqp.url = ["amqp://a", "b", 7]"#], &["amqp.url[1]", "amqp.url[2]"]);
     check(&[r#"amqp.management_url = "amqp://a""#], &["amqp.management_url"]);
@@ -417,7 +416,7 @@ fn kinds_are_known_served_at_least_once_and_named_once() {
     check_with_env(&[], &[("CANCEL_WORKER__LANES__KINDS", "")], &["lanes.kinds"]);
     check(&[r#"inquiry.after_success = ["sync_cancel_rollback", "apm"]"#], &["inquiry.after_success[1]"]);
     check(&[r#"same_day.enforce = ["transaction_cancel", "batch_cancel"]"#], &[]);
-    check(&[r#"same_day.enforce = ["async_cancel"]"#], &["same_day.enforce[0]"]);
+    check(&[r#"same_day.enforce = ["async_cancel"]"#], &["same_day.enforce"]);
 }
 
 #[test]
@@ -547,6 +546,12 @@ fn an_unknown_key_is_a_mistake_with_a_hint() {
 }
 
 #[test]
+fn very_many_mistakes_are_all_told() {
+    let text: String = (0..3_000).map(|i| format!("k{i} = 1\n")).collect();
+    assert!(load_text(&text, &[]).expect_err("mistakes").as_slice().len() > 3_000);
+}
+
+#[test]
 fn an_unknown_variable_is_a_mistake_too() {
     check_with_env(&[], &[("CANCEL_WORKER__AMQP__PREFFIX", "x")], &["amqp.preffix"]);
     check_with_env(&[], &[("CANCEL_WORKER__", "x")], &["?"]);
@@ -630,7 +635,7 @@ fn a_file_that_cannot_be_read_is_named_by_what_named_it() {
     let file = dir.path().join("worker.toml");
     fs::write(&file, [b'a', 0xff]).expect("a file");
     assert_eq!(keys(&load(Some(&file), nothing, Some("h")).expect_err("a mistake")), ["--config"]);
-    fs::write(&file, "#".repeat(1024 * 1024 + 1)).expect("a file");
+    fs::write(&file, "#".repeat(256 * 1024 + 1)).expect("a file");
     assert_eq!(keys(&load(Some(&file), nothing, Some("h")).expect_err("a mistake")), ["--config"]);
 }
 
@@ -864,7 +869,8 @@ proptest! {
     fn any_value_of_the_environment_is_read_or_refused_without_telling_it(
         key in 0..KEYS.len(), before in ".{0,20}", after in ".{0,20}",
     ) {
-        let key = KEYS[key].replace("<kind>", "async_cancel").replace("<api>", "physical").replace("<name>", "default");
+        let key = KEYS[key].replace("<kind>", "async_cancel").replace("<api>", "physical");
+        let key = key.replace("<name>", "default");
         let name = format!("CANCEL_WORKER__{}", key.replace('.', "__").to_uppercase());
         let value = format!("{before}{CANARY}{after}").replace('\0', "");
         if let Err(mistakes) = load_text(&file_with(&[&format!("-{key}")]), &[(&name, &value)]) {

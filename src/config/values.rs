@@ -69,7 +69,8 @@ pub(super) fn text(value: Value) -> Result<String, Fault> {
     }
 }
 
-/// The items of a list. Plain text is a TOML list if it begins with a bracket, and separated by commas if not.
+/// The items of a list. Plain text is a TOML list if it begins with a bracket, and separated by commas if
+/// not.
 pub(super) fn list(value: Value) -> Result<Vec<Value>, Fault> {
     match value {
         Value::List(items) => Ok(items),

@@ -1,0 +1,452 @@
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use opentelemetry::trace::{SpanId, TraceContextExt as _};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span as SdkSpan, SpanData, SpanProcessor};
+use proptest::prelude::*;
+use serde_json::Value;
+use tracing::{Level, Span};
+
+use super::events::{self, Of};
+use super::{carrier, setup, spans};
+use crate::clock::Clock;
+use crate::config::{LogFormat, Telemetry};
+use crate::domain::intent::Kind;
+use crate::wire::envelope::{HeaderValue, Headers, Redelivered, Source};
+
+const CANARY: &str = "canary-5d1f";
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// Where the lines of one test go.
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps the spans that have ended.
+#[derive(Clone, Default, Debug)]
+struct Ended(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanProcessor for Ended {
+    fn on_start(&self, _: &mut SdkSpan, _: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        self.0.lock().expect("not poisoned").push(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// What came out of one run.
+struct Seen {
+    text: String,
+    spans: Vec<SpanData>,
+}
+
+impl Seen {
+    fn lines(&self) -> Vec<Value> {
+        self.text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+    }
+
+    fn span(&self, name: &str) -> &SpanData {
+        self.spans.iter().find(|span| span.name == name).expect("the span")
+    }
+}
+
+fn telemetry(log: LogFormat, sample_ratio: f64) -> Telemetry {
+    Telemetry { otlp_endpoint: None, sample_ratio, log }
+}
+
+fn seen_with(telemetry: &Telemetry, filter: Option<&str>, run: impl FnOnce()) -> Seen {
+    let (buffer, ended) = (Buffer::default(), Ended::default());
+    let provider = setup::provider(telemetry).with_span_processor(ended.clone()).build();
+    let clock = Clock::from_fn(|| Timestamp::from_millisecond(1_792_000_000_123).expect("a time"));
+    let writer = buffer.clone();
+    let subscriber =
+        setup::subscriber(telemetry, filter, clock, &provider, move || writer.clone()).expect("a filter");
+    tracing::subscriber::with_default(subscriber, run);
+    let text = String::from_utf8(buffer.0.lock().expect("not poisoned").clone()).expect("text");
+    let spans = ended.0.lock().expect("not poisoned").clone();
+    Seen { text, spans }
+}
+
+fn seen(filter: &str, run: impl FnOnce()) -> Seen {
+    seen_with(&telemetry(LogFormat::Json, 1.0), Some(filter), run)
+}
+
+fn headers(traceparent: &str) -> Headers {
+    Headers::from([("traceparent".to_owned(), HeaderValue::Text(traceparent.to_owned()))])
+}
+
+fn delivery() -> Span {
+    spans::delivery(Source::Lane(Kind::AsyncCancel), "cancel.intents:async_cancel:q", Redelivered::No, 7)
+}
+
+const OF: Of<'_> = Of { intent_id: Some("i-1"), kind: Some("async_cancel"), merchant: Some("default") };
+
+#[test]
+fn a_dead_letter_is_told_with_its_ids_as_an_error() {
+    let seen = seen("info", || events::dead_lettered(OF, "no_evidence", "Nothing tells."));
+    let [line] = &seen.lines()[..] else { panic!("one line: {}", seen.text) };
+    assert_eq!(
+        *line,
+        serde_json::json!({
+            "timestamp": "2026-10-14T17:46:40.123Z",
+            "level": "error",
+            "event": "dead_lettered",
+            "message": "Intent dead-lettered; a person must look at it.",
+            "intent.id": "i-1",
+            "cancel.kind": "async_cancel",
+            "merchant": "default",
+            "reason": "no_evidence",
+            "detail": "Nothing tells.",
+        })
+    );
+}
+
+#[test]
+fn an_intent_that_goes_on_is_a_step_and_one_that_is_decided_is_a_line() {
+    let run = || {
+        events::decided(OF, "continue", None, None, 1, Some(Duration::from_secs(2)));
+        events::decided(OF, "finish", Some("cancelled"), None, 2, None);
+    };
+    let at_info = seen("info", run).lines();
+    assert_eq!(at_info.len(), 1);
+    assert_eq!(
+        (&at_info[0]["status"], &at_info[0]["attempts"]),
+        (&Value::from("cancelled"), &Value::from(2))
+    );
+    let at_debug = seen("debug", run).lines();
+    assert_eq!(
+        (&at_debug[0]["delay_ms"], &at_debug[0]["level"]),
+        (&Value::from(2000), &Value::from("debug"))
+    );
+}
+
+#[test]
+fn levels_say_who_must_act() {
+    let seen = seen("trace", || {
+        events::received(Source::Rescue, Redelivered::Yes, 9);
+        events::malformed(Of::default(), "payment.date");
+        events::planned(OF, "call");
+        events::waiting(OF, "rollback", Duration::from_secs(1));
+        events::called(OF, "/x", 1, None, "in_doubt", Duration::from_millis(5));
+        events::inquired(OF, 1, "unanswered", Duration::from_millis(5));
+        events::announced(OF, 1, Duration::ZERO);
+        events::announcement_parked(OF, Duration::ZERO);
+        events::settled(OF, Duration::ZERO);
+        events::interrupted(OF, "connection lost");
+        events::isolated(OF, 1);
+        events::panicked(OF, "src/x.rs:1");
+        events::unrouted_depth("cancel.unrouted", 3);
+        events::locked_out("physical", "default", Some(401));
+        events::let_in("physical", "default", Duration::ZERO);
+        events::paused("physical", "default", "down", Duration::ZERO);
+        events::resumed("physical", "default", Duration::ZERO);
+        events::started("0.1.0", "one", "/cancel-worker");
+        events::connecting("localhost:5672", 1);
+        events::waiting_for_broker(1, "refused", Duration::ZERO);
+        events::generation_started(1, 5);
+        events::generation_ended(1, "connection lost", Duration::ZERO);
+        events::drain_started("SIGTERM", 2, Duration::ZERO);
+        events::drain_finished(Duration::ZERO);
+        events::grace_over(1, Duration::ZERO);
+    });
+    let told = |level: &str| -> Vec<String> {
+        let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
+        lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(told("error"), ["panicked", "unrouted_depth", "locked_out"]);
+    assert_eq!(
+        told("warn"),
+        [
+            "announcement_parked",
+            "interrupted",
+            "isolated",
+            "paused",
+            "waiting_for_broker",
+            "generation_ended",
+            "grace_over"
+        ]
+    );
+    assert_eq!(
+        told("info"),
+        [
+            "let_in",
+            "resumed",
+            "started",
+            "connecting",
+            "generation_started",
+            "drain_started",
+            "drain_finished"
+        ]
+    );
+    assert_eq!(
+        told("debug"),
+        ["received", "malformed", "planned", "waiting", "called", "inquired", "announced", "settled"]
+    );
+}
+
+#[test]
+fn what_is_not_known_is_left_out() {
+    let lines = seen("debug", || events::malformed(Of::default(), "payment.date")).lines();
+    assert!(lines[0].get("intent.id").is_none() && lines[0].get("merchant").is_none(), "{lines:?}");
+}
+
+#[test]
+fn third_parties_are_capped_whatever_the_filter_wants() {
+    let filter = "trace,lapin=trace,hyper=trace,reqwest=trace,amq_protocol_tcp=trace";
+    let seen = seen(filter, || {
+        tracing::warn!(target: "lapin::returned_messages", message = CANARY, "Server returned us a message");
+        tracing::error!(target: "lapin::io_loop", error = CANARY, "parse error");
+        tracing::error!(target: "amq_protocol_tcp", error = CANARY, "x");
+        tracing::trace!(target: "hyper::proto", CANARY);
+        tracing::info!(target: "reqwest::connect", CANARY);
+        tracing::debug!(target: "rustls", CANARY);
+        let _entered = tracing::span!(target: "h2::client", Level::ERROR, "x", key = CANARY).entered();
+        tracing::warn!(target: "hyper_util::client", "Something is slow.");
+    });
+    assert!(!seen.text.contains(CANARY), "{}", seen.text);
+    assert!(seen.spans.is_empty());
+    assert_eq!(seen.lines().len(), 1);
+    assert_eq!(seen.lines()[0]["target"], "hyper_util::client");
+}
+
+#[test]
+fn a_crate_whose_name_begins_like_ours_is_a_third_party() {
+    let seen = seen("trace", || tracing::info!(target: "cancel_workers", CANARY));
+    assert_eq!(seen.text, "");
+}
+
+#[test]
+fn a_filter_that_is_none_is_a_mistake() {
+    let (telemetry, clock) = (telemetry(LogFormat::Json, 1.0), Clock::system());
+    let provider = setup::provider(&telemetry).build();
+    let result = setup::subscriber(&telemetry, Some("a=b=c"), clock, &provider, io::sink);
+    assert!(matches!(result.err(), Some(setup::Error::Filter(_))));
+}
+
+#[test]
+fn the_publishers_trace_goes_on_through_us() {
+    let mut outgoing = Headers::new();
+    let seen = seen("info", || {
+        let mut incoming = headers(PARENT);
+        incoming.insert("tracestate".to_owned(), HeaderValue::Text("shop=a1,other=b2".to_owned()));
+        let delivery = delivery();
+        carrier::continue_trace(&delivery, &incoming);
+        delivery.in_scope(|| {
+            let publish = spans::publish("cancel.announce:x", 1);
+            outgoing = carrier::inject(&publish);
+        });
+    });
+    let HeaderValue::Text(traceparent) = &outgoing["traceparent"] else { panic!("text") };
+    let publish = seen.span("publish cancel.announce:x");
+    assert_eq!(*traceparent, format!("00-{TRACE}-{}-01", publish.span_context.span_id()));
+    assert_eq!(outgoing["tracestate"], HeaderValue::Text("shop=a1,other=b2".to_owned()));
+    let process = seen.span("process cancel.intents:async_cancel:q");
+    assert_eq!(process.parent_span_id, SpanId::from_hex("00f067aa0ba902b7").expect("an id"));
+    assert_eq!(publish.parent_span_id, process.span_context.span_id());
+}
+
+#[test]
+fn a_trace_that_nobody_began_begins_with_us() {
+    let mut outgoing = Headers::new();
+    let seen = seen("info", || {
+        let delivery = delivery();
+        carrier::continue_trace(&delivery, &Headers::new());
+        outgoing = carrier::inject(&delivery);
+        assert!(carrier::trace_id(&delivery).is_some());
+    });
+    assert_eq!(outgoing.keys().collect::<Vec<_>>(), ["traceparent"]);
+    assert_eq!(seen.spans[0].parent_span_id, SpanId::INVALID);
+}
+
+#[test]
+fn sampling_is_the_publishers_decision_where_there_is_one() {
+    let sampled = |telemetry: &Telemetry, traceparent: &str| {
+        let seen = seen_with(telemetry, None, || {
+            let delivery = delivery();
+            carrier::continue_trace(&delivery, &headers(traceparent));
+        });
+        seen.spans.iter().any(|span| span.span_context.is_sampled())
+    };
+    let (all, none) = (telemetry(LogFormat::Json, 1.0), telemetry(LogFormat::Json, 0.0));
+    assert!(sampled(&none, PARENT) && !sampled(&all, &PARENT.replace("-01", "-00")));
+    assert!(sampled(&all, "") && !sampled(&none, ""));
+}
+
+#[test]
+fn an_unsampled_trace_still_has_an_id_and_is_carried_on() {
+    let mut outgoing = Headers::new();
+    let seen = seen_with(&telemetry(LogFormat::Json, 0.0), None, || {
+        delivery().in_scope(|| {
+            outgoing = carrier::inject(&Span::current());
+            events::started("0.1.0", "one", "/cancel-worker");
+        });
+    });
+    let HeaderValue::Text(traceparent) = &outgoing["traceparent"] else { panic!("text") };
+    assert!(traceparent.ends_with("-00"));
+    assert_eq!(seen.lines()[0]["trace_id"], traceparent[3..35]);
+}
+
+#[test]
+fn traces_go_on_though_spans_are_sent_nowhere() {
+    let telemetry = telemetry(LogFormat::Json, 1.0);
+    let provider = setup::provider(&telemetry).build();
+    let subscriber =
+        setup::subscriber(&telemetry, None, Clock::system(), &provider, io::sink).expect("a filter");
+    tracing::subscriber::with_default(subscriber, || {
+        let delivery = delivery();
+        carrier::continue_trace(&delivery, &headers(PARENT));
+        let HeaderValue::Text(traceparent) = &carrier::inject(&delivery)["traceparent"] else {
+            panic!("text")
+        };
+        assert!(traceparent.contains(TRACE) && traceparent != PARENT, "{traceparent}");
+    });
+}
+
+#[test]
+fn where_no_trace_is_kept_none_is_carried_on() {
+    assert_eq!(carrier::inject(&Span::none()), Headers::new());
+    assert_eq!(carrier::trace_id(&Span::none()), None);
+}
+
+#[test]
+fn malformed_trace_context_is_as_good_as_none() {
+    let is_taken = |text: &str| carrier::extract(&headers(text)).span().span_context().is_valid();
+    let later = PARENT.replacen("00", "cc", 1);
+    assert!(is_taken(PARENT) && is_taken(&later) && is_taken(&format!("{later}-what-comes-later")));
+    for malformed in [
+        "",
+        "00",
+        &PARENT.to_uppercase(),
+        &PARENT.replacen("00", "ff", 1),
+        &format!("{PARENT}-x"),
+        &format!("{later}x"),
+        &format!(" {PARENT}"),
+        &PARENT[..54],
+        &PARENT.replacen('-', "_", 1),
+        &PARENT.replace(TRACE, "00000000000000000000000000000000"),
+        &PARENT.replace("00f067aa0ba902b7", "0000000000000000"),
+        &PARENT.replace("-01", "-0g"),
+    ] {
+        assert!(!is_taken(malformed), "{malformed:?}");
+    }
+    let number = Headers::from([("traceparent".to_owned(), HeaderValue::Int(7))]);
+    assert!(!carrier::extract(&number).span().span_context().is_valid());
+}
+
+#[test]
+fn a_malformed_or_endless_tracestate_is_dropped_alone() {
+    for tracestate in ["no equals sign", &format!("a={}", "x".repeat(600)), "a=ü"] {
+        let mut incoming = headers(PARENT);
+        incoming.insert("tracestate".to_owned(), HeaderValue::Text(tracestate.to_owned()));
+        let context = carrier::extract(&incoming);
+        let span = context.span();
+        assert!(span.span_context().is_valid());
+        assert_eq!(span.span_context().trace_state().header(), "", "{tracestate}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_trace_context_is_read_without_a_panic(traceparent in ".{0,80}", tracestate in ".{0,80}") {
+        let mut incoming = headers(&traceparent);
+        incoming.insert("tracestate".to_owned(), HeaderValue::Text(tracestate));
+        carrier::extract(&incoming);
+    }
+}
+
+#[test]
+fn a_line_names_the_trace_that_it_belongs_to_at_every_level_of_lines() {
+    for filter in ["error", "trace", "off,cancel_worker=error"] {
+        let seen = seen(filter, || {
+            let delivery = delivery();
+            carrier::continue_trace(&delivery, &headers(PARENT));
+            delivery.in_scope(|| spans::announce(1).in_scope(|| events::dead_lettered(OF, "x", "y")));
+        });
+        let lines = seen.lines();
+        assert_eq!(lines[0]["trace_id"], TRACE, "{filter}");
+        let announce = seen.span("announce").span_context.span_id();
+        assert_eq!(lines[0]["span_id"], announce.to_string());
+    }
+}
+
+#[test]
+fn text_lines_are_for_people() {
+    let telemetry = telemetry(LogFormat::Text, 1.0);
+    let seen = seen_with(&telemetry, Some("info"), || {
+        let delivery = delivery();
+        carrier::continue_trace(&delivery, &headers(PARENT));
+        delivery.in_scope(|| events::dead_lettered(OF, "no_evidence", "Nothing tells."));
+    });
+    assert_eq!(
+        seen.text,
+        "2026-10-14T17:46:40.123Z ERROR Intent dead-lettered; a person must look at it. intent.id=i-1 \
+         cancel.kind=async_cancel merchant=default reason=no_evidence detail=\"Nothing tells.\" trace=4bf92f35\n"
+    );
+}
+
+#[test]
+fn an_event_is_one_line_whatever_is_in_it() {
+    for log in [LogFormat::Json, LogFormat::Text] {
+        let seen = seen_with(&telemetry(log, 1.0), Some("info"), || {
+            events::dead_lettered(OF, "a\nb\u{1b}[31m", &"x".repeat(100_000));
+            tracing::warn!(target: "hyper_util", level = "x", timestamp = 1, "a\nb\u{1b}[31m");
+        });
+        assert_eq!(seen.text.lines().count(), 2);
+        assert!(!seen.text.contains('\u{1b}') && seen.text.len() < 4_000);
+    }
+}
+
+#[test]
+fn calls_carry_the_attributes_of_the_conventions() {
+    let seen = seen("info", || {
+        let delivery = delivery();
+        spans::identify(&delivery, "i-1", "async_cancel", "default");
+        delivery.in_scope(|| {
+            spans::answered(&spans::call("async_cancel", "host", "/api/x", 2), 503);
+            spans::unanswered(&spans::question("GET", "host", "/api/y"), "timeout");
+            drop(spans::settle("cancel.intents:async_cancel:q"));
+        });
+    });
+    let attribute = |span: &str, key: &str| {
+        let attributes = &seen.span(span).attributes;
+        attributes.iter().find(|kv| kv.key.as_str() == key).map(|kv| kv.value.to_string())
+    };
+    for (span, key, value) in [
+        ("process cancel.intents:async_cancel:q", "messaging.system", "rabbitmq"),
+        ("process cancel.intents:async_cancel:q", "messaging.operation.type", "process"),
+        ("process cancel.intents:async_cancel:q", "intent.id", "i-1"),
+        ("process cancel.intents:async_cancel:q", "cancel.redelivered", "false"),
+        ("POST /api/x", "http.request.method", "POST"),
+        ("POST /api/x", "url.template", "/api/x"),
+        ("POST /api/x", "server.address", "host"),
+        ("POST /api/x", "http.response.status_code", "503"),
+        ("POST /api/x", "error.type", "503"),
+        ("POST /api/x", "attempt", "2"),
+        ("GET /api/y", "error.type", "timeout"),
+        ("ack cancel.intents:async_cancel:q", "messaging.operation.type", "settle"),
+    ] {
+        assert_eq!(attribute(span, key).as_deref(), Some(value), "{span} {key}");
+    }
+}
