@@ -173,12 +173,13 @@ impl Sender<'_> {
         let mut gathered = Gathered::default();
         for page_index in 0..ACTIVITIES_PAGES_MAX {
             let outgoing = request::activities(payment_request_id, page_index);
-            let page = match self.ask(outgoing, deadline).await.map(|received| read::physical::page(&received)) {
-                Some(Read::Found(page)) => page,
-                Some(Read::Refused(refusal)) if page_index == 0 => return Read::Refused(refusal),
-                // A history with a page missing may miss the very cancel that was looked for.
-                Some(Read::Refused(_) | Read::Unanswered) | None => return Read::Unanswered,
-            };
+            let page =
+                match self.ask(outgoing, deadline).await.map(|received| read::physical::page(&received)) {
+                    Some(Read::Found(page)) => page,
+                    Some(Read::Refused(refusal)) if page_index == 0 => return Read::Refused(refusal),
+                    // A history with a page missing may miss the very cancel that was looked for.
+                    Some(Read::Refused(_) | Read::Unanswered) | None => return Read::Unanswered,
+                };
             match gathered.add(page) {
                 Progress::More(so_far) => gathered = so_far,
                 Progress::Whole(activities) => return Read::Found(activities),
@@ -352,7 +353,10 @@ fn header_values(
     let mut value = |secret: &SecretString, part: &str| {
         let value = HeaderValue::from_str(secret.expose_secret()).ok();
         if value.is_none() {
-            mistakes.push(Mistake { key: format!("merchants.{merchant}.{name}_{part}"), fault: Fault::NotHeader });
+            mistakes.push(Mistake {
+                key: format!("merchants.{merchant}.{name}_{part}"),
+                fault: Fault::NotHeader,
+            });
         }
         value.map(|mut value| {
             value.set_sensitive(true);

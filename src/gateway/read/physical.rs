@@ -46,13 +46,17 @@ fn activity_id(fields: &Fields<'_>, name: &str) -> Option<Uuid> {
 }
 
 fn says<'a>(fields: Fields<'a>) -> Result<Says<'a>, Unreadable> {
+    // Another type of `Result` is another API's envelope: its codes are not this one's.
+    fields.object("Result")?;
     let PhysicalEnvelope { succeeded, failed, error_code, client_message, result: _ } = head(&fields)?;
     let names_a_code = client_message.is_some() || error_code.is_some_and(|code| code != 0);
     Ok(match (succeeded, failed) {
         (Some(true), Some(false) | None) if error_code.is_none_or(|code| code == 0) => Says::Success(fields),
         (Some(false), Some(true) | None) | (None, Some(true)) => Says::Failure { error_code, client_message },
         (None, None) if names_a_code => Says::Failure { error_code, client_message },
-        (Some(true), Some(_) | None) | (Some(false), Some(false)) | (None, Some(false) | None) => Says::Nothing,
+        (Some(true), Some(_) | None) | (Some(false), Some(false)) | (None, Some(false) | None) => {
+            Says::Nothing
+        }
     })
 }
 

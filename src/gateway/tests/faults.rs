@@ -243,8 +243,7 @@ async fn an_envelope_is_read_whatever_the_status() {
             result: Some(false),
             body: None,
         };
-        let answer =
-            Answer { http_status: status, retry_after: None, envelope: Envelope::Payment(envelope) };
+        let answer = Answer { http_status: status, retry_after: None, envelope: Envelope::Payment(envelope) };
         check(move || Act::Say(reply(&format!("{status} No"), &[], refusal)), Reply::Answered(answer)).await;
     }
 }

@@ -30,9 +30,13 @@ fn plain_http_goes_to_this_machine_only_unless_it_is_allowed() {
     for url in ["http://127.0.0.1:8080", "http://127.8.8.8/x", "http://[::1]:1", "http://LocalHost:1"] {
         check(url, PlainHttp::Loopback, None);
     }
-    for url in
-        ["http://example.org", "http://10.0.0.1", "http://localhost.example.org", "http://[::2]", "http://0.0.0.0"]
-    {
+    for url in [
+        "http://example.org",
+        "http://10.0.0.1",
+        "http://localhost.example.org",
+        "http://[::2]",
+        "http://0.0.0.0",
+    ] {
         check(url, PlainHttp::Loopback, Some(Fault::PlainHttp));
         check(url, PlainHttp::Anywhere, None);
     }
