@@ -21,6 +21,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::{KeyPair, PlainHttp};
 use crate::domain::step::Order;
 
 /// A payment of ours.
