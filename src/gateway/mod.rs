@@ -147,13 +147,13 @@ impl Sender<'_> {
         let mut gathered = Gathered::default();
         for page_index in 0..ACTIVITIES_PAGES_MAX {
             let outgoing = request::activities(payment_request_id, page_index);
-            let page =
-                match self.ask(outgoing, deadline).await.map(|received| read::physical::page(&received)) {
-                    Some(Read::Found(page)) => page,
-                    Some(Read::Refused(refusal)) if page_index == 0 => return Read::Refused(refusal),
-                    // A history with a page missing may miss the very cancel that was looked for.
-                    Some(Read::Refused(_) | Read::Unanswered) | None => return Read::Unanswered,
-                };
+            let received = self.ask(outgoing, deadline).await;
+            let page = match received.map(|received| read::physical::page(&received, payment_request_id)) {
+                Some(Read::Found(page)) => page,
+                Some(Read::Refused(refusal)) if page_index == 0 => return Read::Refused(refusal),
+                // A history with a page missing may miss the very cancel that was looked for.
+                Some(Read::Refused(_) | Read::Unanswered) | None => return Read::Unanswered,
+            };
             match gathered.add(page) {
                 Progress::More(so_far) => gathered = so_far,
                 Progress::Whole(activities) => return Read::Found(activities),

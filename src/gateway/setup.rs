@@ -21,7 +21,6 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 const POOL_IDLE_PER_HOST_MAX: usize = 32;
 
 /// A merchant's keys as header values, each marked as sensitive.
-#[derive(Default)]
 pub(super) struct MerchantKeys {
     pub(super) private: Option<[HeaderValue; 2]>,
     pub(super) public: Option<[HeaderValue; 2]>,

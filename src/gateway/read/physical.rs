@@ -93,19 +93,25 @@ pub(crate) struct Page {
 }
 
 /// The reply to a request for one page.
-pub(crate) fn page(received: &Received) -> Read<Page> {
+pub(crate) fn page(received: &Received, asked: Uuid) -> Read<Page> {
     found(received, says, |fields| match fields.object("Result")? {
-        Some(result) => activities(&result),
+        Some(result) => activities(&result, asked),
         None => Ok(None),
     })
 }
 
 /// `Items` null is an empty history; `Items` absent is another payload than the one asked for.
-fn activities(fields: &Fields<'_>) -> Field<Page> {
+fn activities(fields: &Fields<'_>, asked: Uuid) -> Field<Page> {
     if !fields.has("Items") {
         return Ok(None);
     }
     let items = fields.objects("Items")?.unwrap_or_default();
+    // No page of the gateway names the payment here; one that does must mean ours.
+    for named in std::iter::once(fields).chain(&items) {
+        if named.uuid("PaymentRequestId")?.is_some_and(|id| id != asked) {
+            return Ok(None);
+        }
+    }
     let (total_count, page_count) = match fields.object("Pagination")? {
         Some(pagination) => (pagination.count("TotalCount")?, pagination.count("PageCount")?),
         None => (None, None),

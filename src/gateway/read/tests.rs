@@ -364,7 +364,7 @@ fn readings(body: &[u8], http_status: u16) -> Readings {
         envelopes: Api::ALL.map(|api| answer(api, &received).envelope),
         found: [
             state(&physical::inquiry(&received, asked)),
-            state(&physical::page(&received)),
+            state(&physical::page(&received, asked)),
             state(&payment::vpos(&received, Asked::UniqueCode(asked))),
             state(&payment::vpos(&received, Asked::MerchantCode(&code))),
             state(&payment::apm(&received, &code)),

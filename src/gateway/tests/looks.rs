@@ -165,6 +165,23 @@ async fn a_history_with_a_page_missing_is_unanswered() {
 }
 
 #[tokio::test]
+async fn a_history_whose_next_page_is_refused_is_unanswered() {
+    let mut server = answering(|seen| {
+        let first = json!({ "Items": [item(1, 1, 4)], "Pagination": { "TotalCount": 2 } });
+        if seen.body.is_empty() {
+            return None;
+        }
+        match seen.json()["pageIndex"].as_u64() {
+            Some(0) => Some(succeeded(&first)),
+            _ => Some(json!({ "Succeeded": false, "Failed": true })),
+        }
+    })
+    .await;
+    assert_eq!(physical_look(&server).await.0, Read::Unanswered);
+    assert_eq!(server.seen().len(), 3, "two pages and the inquiry");
+}
+
+#[tokio::test]
 async fn a_history_that_repeats_its_first_page_is_unanswered() {
     let page = |_| Some(json!({ "Items": [item(1, 1, 4)], "Pagination": { "TotalCount": 2 } }));
     assert_eq!(activities(page).await, (Read::Unanswered, 2));
@@ -193,6 +210,8 @@ async fn a_history_that_cannot_be_read_whole_is_unanswered() {
         json!(null),
         json!({}),
         json!({ "Items": {} }),
+        json!({ "Items": [item(1, 1, 4)], "PaymentRequestId": THEIRS }),
+        json!({ "Items": [{ "PaymentTypeId": 2, "PaymentStatusId": 4, "PaymentRequestId": THEIRS }] }),
         json!({ "Items": [null] }),
         json!({ "Items": null, "Pagination": { "TotalCount": 1 } }),
         json!({ "Items": [], "Pagination": { "TotalCount": "many" } }),

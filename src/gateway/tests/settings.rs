@@ -89,6 +89,16 @@ fn a_gateway_shows_neither_keys_nor_addresses() {
     assert_eq!(format!("{gateway:?}"), "Gateway { .. }");
 }
 
+#[test]
+fn keys_are_marked_so_that_no_http_library_shows_them() {
+    let keys = setup::check(&settings(&"https://localhost".parse().unwrap(), LONG), &merchants()).unwrap();
+    let MerchantKeys { private, public } = &keys[&MerchantName::default()];
+    for value in [private, public].into_iter().flatten().flatten() {
+        assert!(value.is_sensitive());
+    }
+    assert!(private.is_some() && public.is_some());
+}
+
 #[tokio::test]
 async fn nothing_of_keys_and_bodies_is_logged_at_any_level() {
     let logged = Arc::new(Mutex::new(Vec::new()));
