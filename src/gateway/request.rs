@@ -72,12 +72,14 @@ pub(super) fn call(order: &Order, batch_callback_url: Option<&Url>) -> Option<Ou
         Order::AsyncCancel { payment_request_id } | Order::SyncCancelRollback { payment_request_id } => {
             json(&PhysicalBody { payment_request_id: *payment_request_id })
         }
-        Order::TransactionCancel { unique_code, date, delete_marketplace_records } => json(&TransactionBody {
-            date: *date,
-            unique_code: *unique_code,
-            market_place: delete_marketplace_records
-                .map(|delete_existing_records| MarketPlace { delete_existing_records }),
-        }),
+        Order::TransactionCancel { unique_code, date, delete_marketplace_records } => {
+            json(&TransactionBody {
+                date: *date,
+                unique_code: *unique_code,
+                market_place: delete_marketplace_records
+                    .map(|delete_existing_records| MarketPlace { delete_existing_records }),
+            })
+        }
         Order::ApmProvisionCancel { unique_code } => json(&ApmBody { unique_code: unique_code.as_str() }),
         Order::BatchCancel { payments } if payments.is_empty() => return None,
         Order::BatchCancel { payments } => json(&BatchBody {
@@ -105,11 +107,7 @@ pub(super) fn activities(payment_request_id: Uuid, page_index: usize) -> Outgoin
         method: Method::POST,
         path: "/api/payment/activities".to_owned(),
         header: None,
-        body: Some(json(&ActivitiesBody {
-            page_index,
-            page_size: ACTIVITIES_PAGE_SIZE,
-            payment_request_id,
-        })),
+        body: Some(json(&ActivitiesBody { page_index, page_size: ACTIVITIES_PAGE_SIZE, payment_request_id })),
     }
 }
 

@@ -3,6 +3,8 @@
 
 pub(super) mod payment;
 pub(super) mod physical;
+#[cfg(test)]
+mod tests;
 mod tolerant;
 
 use crate::domain::intent::Api;

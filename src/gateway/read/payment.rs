@@ -37,9 +37,7 @@ fn call_body(fields: &Fields<'_>) -> Result<PaymentBody, Unreadable> {
         amount: fields.amount("Amount"),
         provider: fields.object("ProviderDummyResponse")?.map(|fields| provider(&fields)).transpose()?,
         total_payment_count: fields.integer("TotalPaymentCount")?,
-        payment_results: results
-            .map(|results| results.iter().map(payment_result).collect())
-            .transpose()?,
+        payment_results: results.map(|results| results.iter().map(payment_result).collect()).transpose()?,
     })
 }
 

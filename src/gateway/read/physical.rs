@@ -46,13 +46,17 @@ fn activity_id(fields: &Fields<'_>, name: &str) -> Option<Uuid> {
 }
 
 fn says<'a>(fields: Fields<'a>) -> Result<Says<'a>, Unreadable> {
+    // Another type of `Result` is another API's envelope: its codes are not this one's.
+    fields.object("Result")?;
     let PhysicalEnvelope { succeeded, failed, error_code, client_message, result: _ } = head(&fields)?;
     let names_a_code = client_message.is_some() || error_code.is_some_and(|code| code != 0);
     Ok(match (succeeded, failed) {
         (Some(true), Some(false) | None) if error_code.is_none_or(|code| code == 0) => Says::Success(fields),
         (Some(false), Some(true) | None) | (None, Some(true)) => Says::Failure { error_code, client_message },
         (None, None) if names_a_code => Says::Failure { error_code, client_message },
-        (Some(true), Some(_) | None) | (Some(false), Some(false)) | (None, Some(false) | None) => Says::Nothing,
+        (Some(true), Some(_) | None) | (Some(false), Some(false)) | (None, Some(false) | None) => {
+            Says::Nothing
+        }
     })
 }
 
@@ -89,19 +93,25 @@ pub(crate) struct Page {
 }
 
 /// The reply to a request for one page.
-pub(crate) fn page(received: &Received) -> Read<Page> {
+pub(crate) fn page(received: &Received, asked: Uuid) -> Read<Page> {
     found(received, says, |fields| match fields.object("Result")? {
-        Some(result) => activities(&result),
+        Some(result) => activities(&result, asked),
         None => Ok(None),
     })
 }
 
 /// `Items` null is an empty history; `Items` absent is another payload than the one asked for.
-fn activities(fields: &Fields<'_>) -> Field<Page> {
+fn activities(fields: &Fields<'_>, asked: Uuid) -> Field<Page> {
     if !fields.has("Items") {
         return Ok(None);
     }
     let items = fields.objects("Items")?.unwrap_or_default();
+    // No page of the gateway names the payment here; one that does must mean ours.
+    for named in std::iter::once(fields).chain(&items) {
+        if named.uuid("PaymentRequestId")?.is_some_and(|id| id != asked) {
+            return Ok(None);
+        }
+    }
     let (total_count, page_count) = match fields.object("Pagination")? {
         Some(pagination) => (pagination.count("TotalCount")?, pagination.count("PageCount")?),
         None => (None, None),

@@ -169,8 +169,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 /// A code of the gateway's fixed list: letters, digits and underscores, parted by dots. Free text is none, so
 /// that no text of the gateway travels further.
 pub(super) fn fixed_code(text: String) -> Option<String> {
-    let is_part =
-        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     let fits = text.len() <= 100 && text.contains('.') && text.split('.').all(is_part);
     fits.then_some(text)
 }

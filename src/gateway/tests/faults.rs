@@ -56,6 +56,12 @@ async fn listening(on_connect: impl Fn(TcpStream) + Send + 'static) -> SocketAdd
     address
 }
 
+/// A port that takes connections, and says nothing.
+async fn silent() -> SocketAddr {
+    let held = std::sync::Mutex::new(Vec::new());
+    listening(move |stream| held.lock().unwrap().push(stream)).await
+}
+
 fn at(scheme: &str, address: SocketAddr) -> Url {
     format!("{scheme}://{address}").parse().unwrap()
 }
@@ -98,10 +104,15 @@ async fn tls_that_is_reset_was_never_sent() {
 
 #[tokio::test]
 async fn tls_that_is_not_agreed_within_the_connect_timeout_was_never_sent() {
-    let held = std::sync::Mutex::new(Vec::new());
-    let address = listening(move |stream| held.lock().unwrap().push(stream)).await;
-    let mut settings = settings(&at("https", address), LONG);
+    let mut settings = settings(&at("https", silent().await), LONG);
     settings.connect_timeout = SHORT;
+    assert_eq!(call(&settings).await, NOT_CONNECTED);
+}
+
+#[tokio::test]
+async fn a_connection_not_made_by_the_deadline_was_never_sent_even_if_it_was_given_longer() {
+    let mut settings = settings(&at("https", silent().await), SHORT);
+    settings.connect_timeout = LONG;
     assert_eq!(call(&settings).await, NOT_CONNECTED);
 }
 
@@ -243,8 +254,7 @@ async fn an_envelope_is_read_whatever_the_status() {
             result: Some(false),
             body: None,
         };
-        let answer =
-            Answer { http_status: status, retry_after: None, envelope: Envelope::Payment(envelope) };
+        let answer = Answer { http_status: status, retry_after: None, envelope: Envelope::Payment(envelope) };
         check(move || Act::Say(reply(&format!("{status} No"), &[], refusal)), Reply::Answered(answer)).await;
     }
 }

@@ -73,7 +73,9 @@ fn activity(n: u128, kind: PhysicalType, status: PhysicalStatus) -> Activity {
 }
 
 /// What the activities are when each page, counted from 0, is this `Result`; and how many were asked for.
-async fn activities(page: impl Fn(u64) -> Option<Value> + Send + Sync + 'static) -> (Read<Vec<Activity>>, usize) {
+async fn activities(
+    page: impl Fn(u64) -> Option<Value> + Send + Sync + 'static,
+) -> (Read<Vec<Activity>>, usize) {
     let mut server = answering(move |seen| {
         let index = seen.path.ends_with("/activities").then(|| seen.json()["pageIndex"].as_u64().unwrap())?;
         page(index).map(|result| succeeded(&result))
@@ -163,6 +165,23 @@ async fn a_history_with_a_page_missing_is_unanswered() {
 }
 
 #[tokio::test]
+async fn a_history_whose_next_page_is_refused_is_unanswered() {
+    let mut server = answering(|seen| {
+        let first = json!({ "Items": [item(1, 1, 4)], "Pagination": { "TotalCount": 2 } });
+        if seen.body.is_empty() {
+            return None;
+        }
+        match seen.json()["pageIndex"].as_u64() {
+            Some(0) => Some(succeeded(&first)),
+            _ => Some(json!({ "Succeeded": false, "Failed": true })),
+        }
+    })
+    .await;
+    assert_eq!(physical_look(&server).await.0, Read::Unanswered);
+    assert_eq!(server.seen().len(), 3, "two pages and the inquiry");
+}
+
+#[tokio::test]
 async fn a_history_that_repeats_its_first_page_is_unanswered() {
     let page = |_| Some(json!({ "Items": [item(1, 1, 4)], "Pagination": { "TotalCount": 2 } }));
     assert_eq!(activities(page).await, (Read::Unanswered, 2));
@@ -170,15 +189,17 @@ async fn a_history_that_repeats_its_first_page_is_unanswered() {
 
 #[tokio::test]
 async fn a_history_without_end_is_unanswered_after_twenty_pages() {
-    let page =
-        |index: u64| Some(json!({ "Items": [item(u128::from(index), 1, 4)], "Pagination": { "PageCount": 99 } }));
+    let page = |index: u64| {
+        Some(json!({ "Items": [item(u128::from(index), 1, 4)], "Pagination": { "PageCount": 99 } }))
+    };
     assert_eq!(activities(page).await, (Read::Unanswered, 20));
 }
 
 #[tokio::test]
 async fn an_empty_history_is_found_empty() {
     for items in [json!([]), json!(null)] {
-        let page = move |_| Some(json!({ "Items": items, "Pagination": { "PageCount": 0, "TotalCount": 0 } }));
+        let page =
+            move |_| Some(json!({ "Items": items, "Pagination": { "PageCount": 0, "TotalCount": 0 } }));
         assert_eq!(activities(page).await, (Read::Found(vec![]), 1));
     }
 }
@@ -189,6 +210,8 @@ async fn a_history_that_cannot_be_read_whole_is_unanswered() {
         json!(null),
         json!({}),
         json!({ "Items": {} }),
+        json!({ "Items": [item(1, 1, 4)], "PaymentRequestId": THEIRS }),
+        json!({ "Items": [{ "PaymentTypeId": 2, "PaymentStatusId": 4, "PaymentRequestId": THEIRS }] }),
         json!({ "Items": [null] }),
         json!({ "Items": null, "Pagination": { "TotalCount": 1 } }),
         json!({ "Items": [], "Pagination": { "TotalCount": "many" } }),
@@ -310,7 +333,10 @@ async fn a_transaction_is_asked_by_its_code_in_a_header_with_the_private_pair() 
     let upper = OURS.to_string().to_uppercase();
     let (read, seen) = transaction_when(success(&json!({ "Paywall": paywall(&upper, "m-1") }))).await;
     assert_eq!(read, Read::Found(vpos_payment(&upper, "m-1")));
-    assert_eq!((seen.method.as_str(), seen.path.as_str()), ("GET", "/api/paywall/private/query/by/uniquecode"));
+    assert_eq!(
+        (seen.method.as_str(), seen.path.as_str()),
+        ("GET", "/api/paywall/private/query/by/uniquecode")
+    );
     assert_eq!(seen.header("uniquecode"), Some("7cc7c8e8-9d92-41b6-9378-e9ecef5a7812"));
     assert_eq!(seen.header("merchantuniquecode"), None);
     assert_eq!(seen.header("apikeyprivate"), Some("priv-key"));

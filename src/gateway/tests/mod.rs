@@ -21,6 +21,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::{KeyPair, PlainHttp};
 use crate::domain::step::Order;
 
 /// A payment of ours.
@@ -30,7 +31,7 @@ const OURS: Uuid = Uuid::from_u128(0x7cc7c8e8_9d92_41b6_9378_e9ecef5a7812);
 const LONG: Duration = Duration::from_secs(20);
 
 /// For what is expected never to come.
-const SHORT: Duration = Duration::from_millis(700);
+const SHORT: Duration = Duration::from_millis(1_500);
 
 /// A request, as the server saw it.
 #[derive(Debug, Clone)]

@@ -78,9 +78,8 @@ fn physical_sample() -> Reply {
 
 #[tokio::test]
 async fn async_cancel_is_sent_and_read_as_its_page_says() {
-    let order = Order::AsyncCancel {
-        payment_request_id: "7CC7C8E8-9D92-41B6-9378-E9ECEF5A7812".parse().unwrap(),
-    };
+    let order =
+        Order::AsyncCancel { payment_request_id: "7CC7C8E8-9D92-41B6-9378-E9ECEF5A7812".parse().unwrap() };
     let (seen, reply) = exchange(order, page!("async_cancel.response.json")).await;
     check_sent(
         &seen,
@@ -131,12 +130,8 @@ async fn check_transaction(delete_marketplace_records: Option<bool>, body: &Valu
         page!("transaction_cancel.headers.txt"),
         body,
     );
-    let expected = PaymentEnvelope {
-        error_code: Some(0),
-        error_code_type: None,
-        result: Some(true),
-        body: None,
-    };
+    let expected =
+        PaymentEnvelope { error_code: Some(0), error_code_type: None, result: Some(true), body: None };
     assert_eq!(reply, answered(Envelope::Payment(expected)));
 }
 

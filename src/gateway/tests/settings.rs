@@ -1,6 +1,7 @@
 //! What `Gateway::new` accepts, and what it says about the rest.
 
 use std::process::Command;
+use std::sync::Mutex;
 
 use super::*;
 
@@ -30,9 +31,13 @@ fn plain_http_goes_to_this_machine_only_unless_it_is_allowed() {
     for url in ["http://127.0.0.1:8080", "http://127.8.8.8/x", "http://[::1]:1", "http://LocalHost:1"] {
         check(url, PlainHttp::Loopback, None);
     }
-    for url in
-        ["http://example.org", "http://10.0.0.1", "http://localhost.example.org", "http://[::2]", "http://0.0.0.0"]
-    {
+    for url in [
+        "http://example.org",
+        "http://10.0.0.1",
+        "http://localhost.example.org",
+        "http://[::2]",
+        "http://0.0.0.0",
+    ] {
         check(url, PlainHttp::Loopback, Some(Fault::PlainHttp));
         check(url, PlainHttp::Anywhere, None);
     }
@@ -84,21 +89,71 @@ fn a_gateway_shows_neither_keys_nor_addresses() {
     assert_eq!(format!("{gateway:?}"), "Gateway { .. }");
 }
 
-/// The test above all that needs another environment runs itself in a child process.
+#[test]
+fn keys_are_marked_so_that_no_http_library_shows_them() {
+    let keys = setup::check(&settings(&"https://localhost".parse().unwrap(), LONG), &merchants()).unwrap();
+    let MerchantKeys { private, public } = &keys[&MerchantName::default()];
+    for value in [private, public].into_iter().flatten().flatten() {
+        assert!(value.is_sensitive());
+    }
+    assert!(private.is_some() && public.is_some());
+}
+
+#[tokio::test]
+async fn nothing_of_keys_and_bodies_is_logged_at_any_level() {
+    let logged = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&logged);
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || Log(Arc::clone(&writer)))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    tracing::trace!("the log works");
+    let server = Server::saying(ok(r#"{"ErrorCode":0,"Result":true,"Message":"canary-text"}"#)).await;
+    assert!(matches!(gateway(&server).call(&transaction_call(), None).await, Reply::Answered(_)));
+    let logged = String::from_utf8(logged.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("the log works"));
+    for secret in ["priv-key", "priv-client", "UniqueCode", "canary-text"] {
+        assert!(!logged.contains(secret), "{secret}: {logged}");
+    }
+}
+
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether this is a child that runs one test in another environment; if not, such a child has run it, and passed.
+fn is_child_with(test: &str, environment: &[(&str, &str)]) -> bool {
+    const CHILD: &str = "CANCEL_WORKER_GATEWAY_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let name = format!("gateway::tests::settings::{test}");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name])
+        .env(CHILD, "1")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
 #[test]
 fn a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_needs() {
-    const CHILD: &str = "GATEWAY_TEST_WITHOUT_CERTIFICATES";
-    if std::env::var_os(CHILD).is_none() {
-        let name = "gateway::tests::settings::\
-                    a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_needs";
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name])
-            .env(CHILD, "1")
-            .env("SSL_CERT_FILE", "/nonexistent/file")
-            .env("SSL_CERT_DIR", "/nonexistent/directory")
-            .output()
-            .unwrap();
-        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let none = [("SSL_CERT_FILE", "/nonexistent/file"), ("SSL_CERT_DIR", "/nonexistent/directory")];
+    let test = "a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_needs";
+    if !is_child_with(test, &none) {
         return;
     }
     install_tls();
@@ -108,4 +163,31 @@ fn a_machine_without_certificates_still_reaches_itself_and_is_told_what_https_ne
     let error = Gateway::new(&https, &merchants()).unwrap_err();
     assert!(matches!(&error, Error::NoCertificates { key } if key == "gateway.physical_url"), "{error}");
     assert!(error.to_string().contains("SSL_CERT_FILE"), "{error}");
+}
+
+#[test]
+fn a_process_without_a_tls_provider_is_told_so_instead_of_panicking() {
+    let test = "a_process_without_a_tls_provider_is_told_so_instead_of_panicking";
+    if !is_child_with(test, &[]) {
+        return;
+    }
+    let plain = settings(&"http://127.0.0.1:1".parse().unwrap(), LONG);
+    assert!(matches!(Gateway::new(&plain, &merchants()), Err(Error::NoTlsProvider)));
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_used() {
+    let proxy = "http://127.0.0.1:1";
+    let proxies = [
+        ("http_proxy", proxy),
+        ("HTTP_PROXY", proxy),
+        ("all_proxy", proxy),
+        ("ALL_PROXY", proxy),
+        ("NO_PROXY", ""),
+    ];
+    if !is_child_with("a_proxy_of_the_environment_is_not_used", &proxies) {
+        return;
+    }
+    let server = Server::saying(ok("{}")).await;
+    assert!(matches!(gateway(&server).call(&transaction_call(), None).await, Reply::Answered(_)));
 }

@@ -1,0 +1,193 @@
+//! What the configuration must have for a gateway: addresses and keys that HTTP can carry, and a client for them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::HeaderValue;
+use rustls::crypto::CryptoProvider;
+use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
+
+use crate::config::{self, KeyPair, PlainHttp};
+use crate::domain::intent::{Api, MerchantName};
+
+/// An idle connection is kept so long: shorter than servers usually keep theirs, since a request on a connection
+/// that the server is just closing ends in doubt.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// At most so many idle connections are kept for each address.
+const POOL_IDLE_PER_HOST_MAX: usize = 32;
+
+/// A merchant's keys as header values, each marked as sensitive.
+pub(super) struct MerchantKeys {
+    pub(super) private: Option<[HeaderValue; 2]>,
+    pub(super) public: Option<[HeaderValue; 2]>,
+}
+
+/// The keys of all merchants, unless there is a mistake in them or in the addresses.
+pub(super) fn check(
+    settings: &config::Gateway,
+    merchants: &BTreeMap<MerchantName, config::Merchant>,
+) -> Result<BTreeMap<MerchantName, MerchantKeys>, Error> {
+    let mut mistakes = Vec::new();
+    for (api, url) in &settings.urls {
+        if let Some(fault) = address_fault(url, settings.plain_http) {
+            mistakes.push(Mistake { key: url_key(*api), fault });
+        }
+    }
+    let mut keys = BTreeMap::new();
+    for (name, merchant) in merchants {
+        let private = header_values(merchant.private.as_ref(), name, "private", &mut mistakes);
+        let public = header_values(merchant.public.as_ref(), name, "public", &mut mistakes);
+        keys.insert(name.clone(), MerchantKeys { private, public });
+    }
+    if mistakes.is_empty() { Ok(keys) } else { Err(Error::Settings(Mistakes(mistakes))) }
+}
+
+/// HTTP/1.1 only: a connection carries one exchange at a time, so that one that breaks leaves one call in doubt,
+/// not all that run.
+pub(super) fn client(settings: &config::Gateway) -> Result<Client, Error> {
+    if CryptoProvider::get_default().is_none() {
+        return Err(Error::NoTlsProvider);
+    }
+    // A connection still being made at the call's deadline could not be told from a request that was sent, so the
+    // making ends a little earlier.
+    let connect_timeout = settings.connect_timeout.min(settings.call_timeout - settings.call_timeout / 10);
+    let builder = || {
+        Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .user_agent(concat!("cancel-worker/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
+    };
+    if let Ok(client) = builder().build() {
+        return Ok(client);
+    }
+    // What fails without the machine's certificates and works without any is a machine that has none.
+    let client = builder().tls_certs_only([]).build().map_err(|_| Error::Client)?;
+    let https = |(_, url): &(&Api, &Url)| url.scheme() == "https";
+    match settings.urls.iter().find(https) {
+        Some((api, _)) => Err(Error::NoCertificates { key: url_key(*api) }),
+        None => Ok(client),
+    }
+}
+
+fn address_fault(url: &Url, plain_http: PlainHttp) -> Option<Fault> {
+    match (url.scheme(), plain_http) {
+        ("https", PlainHttp::Loopback | PlainHttp::Anywhere) | ("http", PlainHttp::Anywhere) => {}
+        ("http", PlainHttp::Loopback) if is_loopback(url) => {}
+        ("http", PlainHttp::Loopback) => return Some(Fault::PlainHttp),
+        (_, PlainHttp::Loopback | PlainHttp::Anywhere) => return Some(Fault::NotHttp),
+    }
+    let has_credentials = !url.username().is_empty() || url.password().is_some();
+    let has_more = url.query().is_some() || url.fragment().is_some();
+    (has_credentials || has_more).then_some(Fault::NotBase)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn header_values(
+    pair: Option<&KeyPair>,
+    merchant: &MerchantName,
+    name: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<[HeaderValue; 2]> {
+    let KeyPair { key, client } = pair?;
+    let mut value = |secret: &SecretString, part: &str| {
+        let value = HeaderValue::from_str(secret.expose_secret()).ok();
+        if value.is_none() {
+            mistakes.push(Mistake {
+                key: format!("merchants.{merchant}.{name}_{part}"),
+                fault: Fault::NotHeader,
+            });
+        }
+        value.map(|mut value| {
+            value.set_sensitive(true);
+            value
+        })
+    };
+    let (key, client) = (value(key, "key"), value(client, "client"));
+    Some([key?, client?])
+}
+
+fn url_key(api: Api) -> String {
+    format!("gateway.{api}_url")
+}
+
+/// Why there is no gateway to talk to. Names keys of the configuration, never their values.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration's addresses or keys cannot be used.
+    #[error("{0}")]
+    Settings(Mistakes),
+    /// The process has not chosen its TLS implementation: a fault of our own.
+    #[error("no TLS provider is installed; install rustls's ring provider first thing in main")]
+    NoTlsProvider,
+    /// An https address, on a machine that trusts nobody.
+    #[error(
+        "{key} is https, but this machine has no CA certificates; install its ca-certificates package, or name a \
+         PEM file in the environment variable SSL_CERT_FILE"
+    )]
+    NoCertificates {
+        /// The address's key.
+        key: String,
+    },
+    /// The HTTP client cannot be built for another reason.
+    #[error("the HTTP client cannot be built")]
+    Client,
+}
+
+/// All mistakes of the configuration that the gateway found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let parting = if index == 0 { "" } else { "; " };
+            write!(f, "{parting}{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One mistake of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {fault}")]
+pub struct Mistake {
+    /// The key's full name.
+    pub key: String,
+    /// What is wrong with its value.
+    pub fault: Fault,
+}
+
+/// What is wrong with a value of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Neither http nor https.
+    #[error("must be an https address")]
+    NotHttp,
+    /// Plain HTTP to another machine.
+    #[error("must be https: plain http goes to this machine only, unless gateway.allow_http is true")]
+    PlainHttp,
+    /// A user name, password, query or fragment: the endpoints' paths follow the address.
+    #[error("must be a base address, without user name, password, query and fragment")]
+    NotBase,
+    /// Characters that no HTTP header can carry.
+    #[error("holds characters that an HTTP header cannot carry")]
+    NotHeader,
+}
