@@ -1,5 +1,7 @@
 //! The Payment API on the wire: provisions of alternative payment methods, and batches.
 
+use std::collections::HashSet;
+
 use jiff::{Timestamp, civil};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -68,10 +70,17 @@ impl Request {
             Self::QueryProvision { merchant_code } => {
                 vec![Named { handle: Handle::ApmMerchantCode(merchant_code.clone()), date: None }]
             }
-            Self::CancelBatch { items } => items
-                .iter()
-                .map(|(code, date)| Named { handle: Handle::MerchantCode(code.clone()), date: Some(*date) })
-                .collect(),
+            Self::CancelBatch { items } => {
+                // A code that stands twice in the list is one payment, called once.
+                let mut seen = HashSet::new();
+                let first = items.iter().filter(|(code, _)| seen.insert(code.as_str()));
+                first
+                    .map(|(code, date)| Named {
+                        handle: Handle::MerchantCode(code.clone()),
+                        date: Some(*date),
+                    })
+                    .collect()
+            }
         }
     }
 

@@ -1253,3 +1253,312 @@ fn check_activities(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::uuid;
+
+    use super::*;
+
+    const ID: Uuid = uuid!("7cc7c8e8-9d92-41b6-9378-e9ecef5a7812");
+    const M: &str = "default";
+    const TODAY: civil::Date = civil::Date::constant(2026, 3, 1);
+
+    /// Noon in Istanbul, and so many seconds.
+    fn noon(seconds: u64) -> Timestamp {
+        after_ms("2026-03-01T09:00:00Z".parse().unwrap(), seconds * 1_000)
+    }
+
+    fn world_with(seed: impl Into<Seed>) -> World {
+        let mut world = World::new(Rules::default(), 1);
+        world.seed(noon(0), seed.into()).unwrap();
+        world
+    }
+
+    fn terminal_world(seed: SeedPhysical) -> World {
+        world_with(SeedPhysical { payment_request_id: Some(ID), ..seed })
+    }
+
+    fn pos_world(seed: SeedVirtualPos) -> World {
+        world_with(SeedVirtualPos {
+            unique_code: Some(ID),
+            merchant_unique_code: Some("A-1".to_owned()),
+            ..seed
+        })
+    }
+
+    fn state_of(world: &World, now: Timestamp) -> PaymentState {
+        world.truth_of(now, &ID.to_string()).unwrap().state
+    }
+
+    fn effects_of(world: &World, now: Timestamp) -> Effects {
+        world.truth_of(now, &ID.to_string()).unwrap().effects
+    }
+
+    // -- terminals ----------------------------------------------------------------------------------------------
+
+    #[test]
+    fn an_accepted_cancel_is_taken_by_the_device_and_then_ends_by_the_clock_alone() {
+        let plan = CancelPlan::accepted(10_000, 20_000, SUCCESSFUL);
+        let mut world = terminal_world(SeedPhysical::default().cancelling(plan));
+        assert_eq!(world.order_cancel(noon(0), M, ID).unwrap().status, 10);
+        let status = |world: &World, now| world.physical(M, ID).unwrap().latest().unwrap().status(now);
+        assert_eq!(status(&world, noon(9)), 10);
+        assert_eq!(status(&world, noon(10)), TAKEN_BY_DEVICE);
+        assert_eq!(status(&world, noon(20)), SUCCESSFUL);
+        assert_eq!(effects_of(&world, noon(19)), Effects { orders: 1, cancels: 0, rollbacks: 0 });
+        assert_eq!(effects_of(&world, noon(20)), Effects { orders: 1, cancels: 1, rollbacks: 0 });
+    }
+
+    fn check_rollback(seconds: u64, expected: Result<u8, PhysicalRefusal>) {
+        let plan = CancelPlan::accepted(10_000, 20_000, SUCCESSFUL);
+        let mut world = terminal_world(SeedPhysical::default().cancelling(plan));
+        world.order_cancel(noon(0), M, ID).unwrap();
+        let answered = world.roll_back(noon(seconds), M, ID);
+        assert_eq!(answered.map(|ordered| ordered.status), expected, "after {seconds} s");
+    }
+
+    #[test]
+    fn a_cancel_can_be_withdrawn_from_the_fifth_second_until_the_device_has_it() {
+        let refused = |why| Err(PhysicalRefusal::NotConvenient(why));
+        check_rollback(0, refused(Inconvenience::TooEarly));
+        check_rollback(4, refused(Inconvenience::TooEarly));
+        check_rollback(5, Ok(WITHDRAWN));
+        check_rollback(9, Ok(WITHDRAWN));
+        check_rollback(10, refused(Inconvenience::TakenByDevice));
+        check_rollback(20, refused(Inconvenience::TakenByDevice));
+    }
+
+    #[test]
+    fn a_withdrawn_cancel_never_ends_and_the_sale_stands() {
+        let plan = CancelPlan::accepted(10_000, 20_000, SUCCESSFUL);
+        let mut world = terminal_world(SeedPhysical::default().cancelling(plan));
+        world.order_cancel(noon(0), M, ID).unwrap();
+        world.roll_back(noon(6), M, ID).unwrap();
+        assert_eq!(state_of(&world, noon(3_600)), PaymentState::RolledBack);
+        assert_eq!(effects_of(&world, noon(3_600)), Effects { orders: 1, cancels: 0, rollbacks: 1 });
+        let again = world.roll_back(noon(7), M, ID);
+        assert_eq!(again, Err(PhysicalRefusal::NotConvenient(Inconvenience::NothingToWithdraw)));
+    }
+
+    fn check_order(seed: SeedPhysical, expected: Result<u8, PhysicalRefusal>) {
+        let told = format!("{seed:?}");
+        let answered = terminal_world(seed).order_cancel(noon(0), M, ID).map(|ordered| ordered.status);
+        assert_eq!(answered, expected, "{told}");
+    }
+
+    #[test]
+    fn a_cancel_is_ordered_only_where_the_money_is_still_taken_and_no_cancel_runs() {
+        let past = |kind, status| SeedPhysical::default().after(PastActivity::ended(kind, status));
+        let inconvenient = |why| Err(PhysicalRefusal::NotConvenient(why));
+        check_order(SeedPhysical::default(), Ok(4));
+        check_order(past(terminal::CANCEL, 4), Err(PhysicalRefusal::AlreadyReversed));
+        check_order(past(terminal::REFUND, 4), Err(PhysicalRefusal::AlreadyReversed));
+        for running in [1, 2, 6, 9, 10, 11] {
+            check_order(past(terminal::CANCEL, running), inconvenient(Inconvenience::CancelUnderWay));
+        }
+        for over in [3, 5, 7, 8, 12] {
+            check_order(past(terminal::CANCEL, over), Ok(4));
+        }
+        for unpaid in [1, 5, 12] {
+            let seed = SeedPhysical { sale_status: unpaid, ..SeedPhysical::default() };
+            check_order(seed, inconvenient(Inconvenience::NoSuccessfulSale));
+        }
+        for lost in [3, 7, 8] {
+            check_order(
+                SeedPhysical::default().cancelling(CancelPlan::only(lost)),
+                Err(PhysicalRefusal::NotDelivered),
+            );
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_not_delivered_can_be_given_again_and_goes_by_the_next_plan() {
+        let cancels = vec![CancelPlan::only(3), CancelPlan::at_once()];
+        let mut world = terminal_world(SeedPhysical { cancels, ..SeedPhysical::default() });
+        assert_eq!(world.order_cancel(noon(0), M, ID), Err(PhysicalRefusal::NotDelivered));
+        assert_eq!(state_of(&world, noon(0)), PaymentState::Undelivered);
+        assert_eq!(world.order_cancel(noon(0), M, ID).unwrap().status, SUCCESSFUL);
+        let dates: Vec<_> = world.physical(M, ID).unwrap().activities.iter().map(|one| one.date).collect();
+        assert!(dates.is_sorted_by(|one, next| one < next), "a standing clock keeps them apart: {dates:?}");
+    }
+
+    #[test]
+    fn nothing_is_withdrawn_where_no_cancel_runs() {
+        let nothing = Err(PhysicalRefusal::NotConvenient(Inconvenience::NothingToWithdraw));
+        assert_eq!(terminal_world(SeedPhysical::default()).roll_back(noon(0), M, ID), nothing);
+        for over in [3, 7, 8, 12] {
+            let seed = SeedPhysical::default().after(PastActivity::ended(terminal::CANCEL, over));
+            assert_eq!(terminal_world(seed).roll_back(noon(0), M, ID), nothing);
+        }
+    }
+
+    #[test]
+    fn a_payment_is_found_only_with_the_keys_of_its_own_merchant() {
+        let mut world = terminal_world(SeedPhysical::default());
+        assert_eq!(world.order_cancel(noon(0), "other", ID), Err(PhysicalRefusal::NotFound));
+        assert_eq!(world.roll_back(noon(0), "other", ID), Err(PhysicalRefusal::NotFound));
+    }
+
+    // -- virtual POS --------------------------------------------------------------------------------------------
+
+    fn check_pos(seed: SeedVirtualPos, now: Timestamp, date: civil::Date, expected: Result<(), PosRefusal>) {
+        let told = format!("{seed:?}");
+        let answered = pos_world(seed).cancel_transaction(now, M, ID, date, MarketplaceRecords::Keep);
+        assert_eq!(answered, expected, "{told}");
+    }
+
+    #[test]
+    fn a_transaction_is_cancelled_on_its_day_by_its_date_and_only_once() {
+        let sold = SeedVirtualPos::default;
+        let past = |kind, status| sold().after(PastActivity::ended(kind, status));
+        let day_over = noon(12 * 3_600);
+        check_pos(sold(), noon(0), TODAY, Ok(()));
+        check_pos(sold(), noon(0), TODAY.yesterday().unwrap(), Err(PosRefusal::NotFound));
+        check_pos(sold(), before_ms(day_over, 1), TODAY, Ok(()));
+        check_pos(sold(), day_over, TODAY, Err(PosRefusal::TooLate));
+        check_pos(past(pos::CANCEL, 4), noon(0), TODAY, Err(PosRefusal::AlreadyCancelled));
+        check_pos(past(pos::CANCEL, 4), day_over, TODAY, Err(PosRefusal::AlreadyCancelled));
+        check_pos(past(pos::REFUND, 4), noon(0), TODAY, Err(PosRefusal::AlreadyRefunded));
+        check_pos(past(pos::PARTIAL_REFUND, 4), noon(0), TODAY, Err(PosRefusal::AlreadyRefunded));
+        check_pos(past(pos::CANCEL, 2), noon(0), TODAY, Err(PosRefusal::NotSuitable));
+        check_pos(past(pos::CANCEL, 5), noon(0), TODAY, Ok(()));
+        check_pos(SeedVirtualPos { sale_status: 5, ..sold() }, noon(0), TODAY, Err(PosRefusal::NotSuitable));
+        check_pos(
+            SeedVirtualPos { sale_status: 12, ..sold() },
+            noon(0),
+            TODAY,
+            Err(PosRefusal::AlreadyCancelled),
+        );
+        let failing = SeedVirtualPos { cancels: vec![CancelPlan::only(5)], ..sold() };
+        check_pos(failing, noon(0), TODAY, Err(PosRefusal::ProviderFailed));
+    }
+
+    #[test]
+    fn marketplace_earnings_keep_a_payment_until_the_caller_lets_them_go() {
+        let mut world = pos_world(SeedVirtualPos { marketplace_records: true, ..SeedVirtualPos::default() });
+        let kept = world.cancel_transaction(noon(0), M, ID, TODAY, MarketplaceRecords::Keep);
+        assert_eq!(kept, Err(PosRefusal::MarketplaceRecords));
+        assert_eq!(state_of(&world, noon(0)), PaymentState::Stands);
+        let deleted = world.cancel_transaction(noon(0), M, ID, TODAY, MarketplaceRecords::Delete);
+        assert_eq!(deleted, Ok(()));
+        assert_eq!(state_of(&world, noon(0)), PaymentState::Cancelled);
+    }
+
+    fn check_item(batch: BatchPlan, statuses: &[i64], end: PaymentState, cancels: u64) {
+        let told = format!("{batch:?}");
+        let mut world = pos_world(SeedVirtualPos::default().in_batch(batch));
+        let (_, lines) = world.cancel_batch(noon(0), M, &[("A-1".to_owned(), TODAY)]);
+        let named: Vec<_> = lines
+            .iter()
+            .map(|line| match &line.result {
+                BatchResult::Taken => 1,
+                BatchResult::Other { status, .. } => *status,
+            })
+            .collect();
+        assert_eq!(named, statuses, "{told}");
+        assert_eq!(state_of(&world, noon(3_600)), end, "{told}");
+        assert_eq!(effects_of(&world, noon(3_600)).cancels, cancels, "{told}");
+    }
+
+    #[test]
+    fn an_item_of_a_batch_ends_as_it_was_seeded_whatever_the_reply_named() {
+        let after_ms = 30_000;
+        let refused = BatchPlan::Refused { status: 3, message: "no".to_owned() };
+        check_item(BatchPlan::Cancelled { after_ms }, &[1], PaymentState::Cancelled, 1);
+        check_item(BatchPlan::Failed { after_ms, status: 5 }, &[1], PaymentState::CancelFailed, 0);
+        check_item(BatchPlan::Failed { after_ms, status: 7 }, &[1], PaymentState::CancelFailed, 0);
+        check_item(BatchPlan::Pending, &[1], PaymentState::Pending, 0);
+        check_item(refused, &[3], PaymentState::Stands, 0);
+        check_item(BatchPlan::LeftOut, &[], PaymentState::Stands, 0);
+        check_item(BatchPlan::LeftOutButCancelled { after_ms }, &[], PaymentState::Cancelled, 1);
+        check_item(BatchPlan::Twice { after_ms, second_status: 2 }, &[1, 2], PaymentState::Cancelled, 1);
+    }
+
+    #[test]
+    fn an_item_is_not_taken_twice_nor_after_its_day_nor_under_another_date() {
+        let mut world = pos_world(SeedVirtualPos::default());
+        let mut send = |now, code: &str, date| {
+            let (_, lines) = world.cancel_batch(now, M, &[(code.to_owned(), date)]);
+            matches!(lines[0].result, BatchResult::Taken)
+        };
+        assert!(!send(noon(0), "nobody", TODAY));
+        assert!(!send(noon(0), "A-1", TODAY.yesterday().unwrap()));
+        assert!(!send(noon(12 * 3_600), "A-1", TODAY));
+        assert!(send(noon(0), "A-1", TODAY));
+        assert!(!send(noon(1), "A-1", TODAY), "its cancel is under way");
+        assert!(!send(noon(60), "A-1", TODAY), "it is cancelled");
+    }
+
+    // -- alternative payment methods ----------------------------------------------------------------------------
+
+    fn check_apm(
+        seed: SeedApm,
+        repeat: ApmRepeat,
+        expected: Result<Provider, ApmRefusal>,
+        state: PaymentState,
+        cancels: u64,
+    ) {
+        let told = format!("{seed:?} {repeat:?}");
+        let mut world = world_with(SeedApm { unique_code: Some("c".to_owned()), ..seed });
+        world.rules.apm_repeat = repeat;
+        let answered = world.cancel_provision(noon(0), M, "c").map(|cancelled| cancelled.provider);
+        assert_eq!(answered, expected, "{told}");
+        let truth = world.truth_of(noon(0), "c").unwrap();
+        assert_eq!((truth.state, truth.effects.cancels), (state, cancels), "{told}");
+    }
+
+    #[test]
+    fn a_provision_is_cancelled_once_and_a_repeat_does_nothing_more() {
+        use ApmRepeat::{NotSuitable, Succeeds};
+        let of = |state| SeedApm { state, ..SeedApm::default() };
+        let says = |provider| SeedApm { provider, ..SeedApm::default() };
+        let (yes, fails) = (Ok(Provider::Agrees), Ok(Provider::Fails));
+        check_apm(of(ApmState::Provisioned), Succeeds, yes, PaymentState::Cancelled, 1);
+        check_apm(of(ApmState::Cancelled), Succeeds, yes, PaymentState::Cancelled, 0);
+        let refused = Err(ApmRefusal::NotSuitable);
+        check_apm(of(ApmState::Cancelled), NotSuitable, refused, PaymentState::Cancelled, 0);
+        check_apm(of(ApmState::NotSuitable), Succeeds, refused, PaymentState::NotPaid, 0);
+        let refunded = Err(ApmRefusal::AlreadyRefunded);
+        check_apm(of(ApmState::Refunded), Succeeds, refunded, PaymentState::Refunded, 0);
+        check_apm(says(ProviderSays::NoAndMeansIt), Succeeds, fails, PaymentState::Stands, 0);
+        check_apm(says(ProviderSays::NoButDidIt), Succeeds, fails, PaymentState::Cancelled, 1);
+    }
+
+    // -- around them --------------------------------------------------------------------------------------------
+
+    #[test]
+    fn a_call_that_is_only_pretended_leaves_everything_as_it_was() {
+        let mut world = terminal_world(SeedPhysical::default());
+        let named = [Named { handle: Handle::RequestId(ID), date: None }];
+        let answer = world.pretend(M, &named, |world| world.order_cancel(noon(0), M, ID));
+        assert_eq!(answer.unwrap().status, SUCCESSFUL);
+        assert_eq!(state_of(&world, noon(0)), PaymentState::Stands);
+        assert_eq!(effects_of(&world, noon(0)), Effects::default());
+    }
+
+    #[test]
+    fn a_seed_that_cannot_be_is_refused_by_the_name_of_its_field() {
+        let mut world = terminal_world(SeedPhysical::default());
+        let mut field = |seed: SeedPhysical| match world.seed(noon(0), seed.into()) {
+            Err(SeedError::Taken { field } | SeedError::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        let default = SeedPhysical::default;
+        assert_eq!(field(SeedPhysical::sold(ID)), "payment_request_id");
+        assert_eq!(field(SeedPhysical { amount: "8,00".to_owned(), ..default() }), "amount");
+        assert_eq!(field(SeedPhysical { amount: "08".to_owned(), ..default() }), "amount");
+        assert_eq!(field(SeedPhysical { sale_status: 13, ..default() }), "sale_status");
+        assert_eq!(field(default().after(PastActivity::ended(5, 4))), "history.type");
+        assert_eq!(field(default().cancelling(CancelPlan::only(0))), "cancels");
+        assert_eq!(field(SeedPhysical { cancels: Vec::new(), ..default() }), "cancels");
+    }
+
+    #[test]
+    fn a_cancel_that_was_there_from_the_beginning_is_no_effect_of_a_call() {
+        let seed = SeedPhysical::default().after(PastActivity::ended(terminal::CANCEL, 4));
+        let world = terminal_world(seed);
+        assert_eq!(state_of(&world, noon(0)), PaymentState::Cancelled);
+        assert_eq!(effects_of(&world, noon(0)), Effects::default());
+    }
+}
