@@ -685,13 +685,7 @@ async fn a_call_that_hangs_goes_on_when_it_is_released() {
 async fn an_http_status_comes_with_or_without_an_envelope_and_its_headers() {
     let stage = Stage::set().await;
     stage.sold();
-    let busy = FaultKind::Http {
-        status: 503,
-        body: HttpBody::Empty,
-        retry_after: Some("7".to_owned()),
-        location: None,
-    };
-    stage.fault(busy).await;
+    stage.fault(FaultKind::http_retry_after(503, "7")).await;
     let reply = stage.order(Endpoint::AsyncCancel).send().await.unwrap();
     assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.headers()["retry-after"], "7");
@@ -708,13 +702,7 @@ async fn an_http_status_comes_with_or_without_an_envelope_and_its_headers() {
     assert_eq!(reply.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(reply.json::<Value>().await.unwrap()["clientMessage"], "System.ServerError");
 
-    let away = FaultKind::Http {
-        status: 302,
-        body: HttpBody::Empty,
-        retry_after: None,
-        location: Some("https://elsewhere.example/".to_owned()),
-    };
-    stage.fault(away).await;
+    stage.fault(FaultKind::redirect(302, "https://elsewhere.example/")).await;
     let reply = stage.order(Endpoint::AsyncCancel).send().await.unwrap();
     assert_eq!(reply.headers()["location"], "https://elsewhere.example/");
     assert_eq!(stage.truth().state, PaymentState::Stands);
@@ -867,6 +855,19 @@ async fn impossible_faults_are_refused_by_the_name_of_their_field() {
     }
 }
 
+#[tokio::test]
+async fn many_cancels_of_one_payment_at_once_have_one_effect() {
+    let stage = Stage::set().await;
+    stage.sold();
+    let calls: Vec<_> = (0..50).map(|_| tokio::spawn(stage.order(Endpoint::AsyncCancel).send())).collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let truth = stage.truth();
+    assert_eq!((truth.calls_of(Endpoint::AsyncCancel), truth.effects.cancels), (50, 1));
+    assert_eq!(truth.calls_after_cancelled, 49);
+}
+
 // -- the books and the control API ---------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -972,4 +973,19 @@ async fn a_simulator_that_is_shut_down_leaves_nothing_behind() {
     assert!(call.await.unwrap().is_err(), "what hung is hung up on");
     let error = stage.client.get(format!("{url}/control/health")).send().await.unwrap_err();
     assert_eq!(io_kind(&error), Some(io::ErrorKind::ConnectionRefused));
+}
+
+#[tokio::test]
+async fn the_examples_of_the_documentation_are_taken() {
+    let stage = Stage::set().await;
+    let docs = include_str!("mod.rs").lines().map(|line| line.trim_start_matches("//!")).collect::<String>();
+    let examples: Vec<_> = docs.split("curl -d '").skip(1).collect();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        let (sent, rest) = example.split_once('\'').unwrap();
+        let path = if rest.contains("/control/payments") { "payments" } else { "faults" };
+        let url = format!("{}/control/{path}", stage.simulator.urls().control);
+        let reply = stage.client.post(url).body(sent.to_owned()).send().await.unwrap();
+        assert_eq!(reply.status(), StatusCode::OK, "{sent}: {}", reply.text().await.unwrap());
+    }
 }
