@@ -419,9 +419,10 @@ impl Handle {
     /// If a value is impossible, too many faults are planned, or a port cannot be closed.
     pub async fn plan(&self, fault: Fault) -> Result<FaultId, PlanError> {
         check(&fault)?;
-        let refused = match (&fault.what, fault.api) {
-            (FaultKind::RefuseConnection { for_ms }, Some(api)) => Some((api, *for_ms)),
-            _ => None,
+        let refused = if let (FaultKind::RefuseConnection { for_ms }, Some(api)) = (&fault.what, fault.api) {
+            Some((api, *for_ms))
+        } else {
+            None
         };
         let id = self.with(|state| {
             if state.faults.len() >= FAULTS_MAX {
