@@ -50,7 +50,7 @@ pub(super) struct PhysicalEnvelope {
 #[serde(untagged)]
 pub(super) enum PhysicalResult {
     Order(OrderResult),
-    Inquiry(InquiryResult),
+    Inquiry(Box<InquiryResult>),
     Activities(ActivitiesResult),
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn handle(handle: Handle, incoming: Incoming, told: oneshot::Se
     let request = Request::read(endpoint, path_id.as_deref(), &incoming.headers, &incoming.body);
     let named = request.as_ref().map_or_else(|_| Vec::new(), Request::named);
     let asked = match endpoint.method() == Method::GET {
-        true => named.first().map_or_else(|| body, |named| named.handle.name().into()),
+        true => named.first().map_or_else(|| body, |named| named.identifier.name().into()),
         false => body,
     };
     let mut call = Call { endpoint, number: 0, merchant, request, named };

@@ -1,18 +1,4 @@
-//! The control API: seeding, faults, the clock and the truth, as JSON over HTTP.
-//!
-//! | method and path | body | answer |
-//! |---|---|---|
-//! | `GET /control/health` | | `{"ok": true, "now", "urls"}` |
-//! | `POST /control/payments` | a [`Seed`], or a list of them | `{"payments": [identity …]}` |
-//! | `POST /control/faults` | a [`Fault`], or a list of them | `{"ids": [1 …]}` |
-//! | `GET /control/faults` | | what is planned, seen and struck |
-//! | `DELETE /control/faults`, `/control/faults/{id}` | | `{"cleared": n}` |
-//! | `POST /control/release` | | calls that hang go on |
-//! | `GET /control/truth`, `/control/truth/{id}` | | [`Truth`](super::Truth), [`PaymentTruth`](super::PaymentTruth) |
-//! | `GET /control/requests` | | the last requests, keys hidden |
-//! | `GET /control/clock`, `POST /control/clock` | `{"set": "<time>"}`, `{"advance_ms": n}`, `{"freeze": true}`, `{"run": true}` | `{"now"}` |
-//!
-//! Whatever is wrong is answered with 400, 404, 405 or 409 and `{"error": "<what is wrong>"}`.
+//! The control API: seeding, faults, the clock and the truth, as JSON over HTTP. Its table stands in the module above.
 
 use hyper::{Method, Response, StatusCode, body::Bytes};
 use jiff::{SignedDuration, Timestamp};

@@ -217,6 +217,16 @@ impl FaultKind {
         Self::Http { status, body: HttpBody::Html, retry_after: None, location: None }
     }
 
+    /// An HTTP status with a `Retry-After` header and no body.
+    pub fn http_retry_after(status: u16, retry_after: impl Into<String>) -> Self {
+        Self::Http { status, body: HttpBody::Empty, retry_after: Some(retry_after.into()), location: None }
+    }
+
+    /// An HTTP status that points elsewhere, with no body.
+    pub fn redirect(status: u16, location: impl Into<String>) -> Self {
+        Self::Http { status, body: HttpBody::Empty, retry_after: None, location: Some(location.into()) }
+    }
+
     /// An HTTP status with the API's own envelope.
     pub fn http_with_envelope(status: u16) -> Self {
         Self::Http { status, body: HttpBody::Envelope, retry_after: None, location: None }

@@ -22,6 +22,33 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # The control API
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /control/health` | | `{"ok": true, "now", "urls"}` |
+//! | `POST /control/payments` | a [`Seed`], or a list of them | `{"payments": [identity …]}` |
+//! | `POST /control/faults` | a [`Fault`], or a list of them | `{"ids": [1 …]}` |
+//! | `GET /control/faults` | | what is planned, seen and struck |
+//! | `DELETE /control/faults`, `/control/faults/{id}` | | `{"cleared": n}` |
+//! | `POST /control/release` | | calls that hang go on |
+//! | `GET /control/truth`, `/control/truth/{id}` | | [`Truth`], [`PaymentTruth`] |
+//! | `GET /control/requests` | | the last requests, keys hidden |
+//! | `GET /control/clock`, `POST /control/clock` | `{"set": "<time>"}`, `{"advance_ms": n}`, `{"freeze": true}`, `{"run": true}` | `{"now"}` |
+//!
+//! Whatever is wrong is answered with 400, 404, 405 or 409 and `{"error": "<what is wrong>"}`.
+//!
+//! ```sh
+//! curl -d '{"scheme": "physical", "payment_request_id": "7cc7c8e8-9d92-41b6-9378-e9ecef5a7812",
+//!           "cancels": [{"first": 10, "then": [{"after_ms": 8000, "status": 11}, {"after_ms": 12000, "status": 4}]}]}' \
+//!      $CONTROL/control/payments
+//! curl -d '{"what": {"kind": "http", "status": 503, "body": "empty", "retry_after": "2"},
+//!           "endpoint": "async_cancel", "times": {"count": 2}}' $CONTROL/control/faults
+//! curl -d '{"what": {"kind": "hang"}, "point": "after_effect", "api": "private", "times": "until_cleared"}' \
+//!      $CONTROL/control/faults
+//! curl $CONTROL/control/truth/7cc7c8e8-9d92-41b6-9378-e9ecef5a7812
+//! ```
 
 mod answer;
 mod api;
@@ -33,6 +60,7 @@ mod payment;
 mod physical;
 mod private;
 mod request;
+mod rules;
 mod seed;
 mod serve;
 mod truth;
@@ -63,6 +91,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use api::{Api, Endpoint, Purpose};
 pub use clock::ClockStart;
 pub use faults::{Fault, FaultId, FaultKind, FaultPoint, FaultReport, HttpBody, Times};
+pub use rules::{ActivityOrder, ApmRepeat, BatchTotal, Readings, Rules};
 pub use seed::{
     ApmState, BatchPlan, CancelPlan, Identity, PastActivity, PlannedStep, ProviderSays, Seed, SeedApm,
     SeedPhysical, SeedVirtualPos,
@@ -71,7 +100,7 @@ pub use truth::{
     ActivityTruth, CallRecord, EffectKind, EffectRecord, Effects, Origin, PaymentState, PaymentTruth,
     RequestHeaders, RequestRecord, Scheme, Truth,
 };
-pub use world::{ActivityOrder, ApmRepeat, BatchTotal, Readings, Rules, SeedError};
+pub use world::SeedError;
 
 use clock::SimClock;
 use faults::FaultTable;
@@ -390,9 +419,10 @@ impl Handle {
     /// If a value is impossible, too many faults are planned, or a port cannot be closed.
     pub async fn plan(&self, fault: Fault) -> Result<FaultId, PlanError> {
         check(&fault)?;
-        let refused = match (&fault.what, fault.api) {
-            (FaultKind::RefuseConnection { for_ms }, Some(api)) => Some((api, *for_ms)),
-            _ => None,
+        let refused = if let (FaultKind::RefuseConnection { for_ms }, Some(api)) = (&fault.what, fault.api) {
+            Some((api, *for_ms))
+        } else {
+            None
         };
         let id = self.with(|state| {
             if state.faults.len() >= FAULTS_MAX {

@@ -1,5 +1,7 @@
 //! The Payment API on the wire: provisions of alternative payment methods, and batches.
 
+use std::collections::HashSet;
+
 use jiff::{Timestamp, civil};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -9,10 +11,12 @@ use super::{
     api::Endpoint,
     clock::local_text,
     request::{Fields, Invalid},
+    rules::{BatchTotal, Readings},
     seed::ApmState,
     world::{
-        Apm, ApmRefusal, BatchLine, BatchResult, BatchTotal, Cancelled, Handle, Named, Provider, Readings,
-        World,
+        Identifier, Named, World,
+        pos::{BatchLine, BatchResult},
+        provision::{Apm, ApmRefusal, Cancelled, Provider},
     },
 };
 
@@ -52,9 +56,9 @@ pub(super) fn read_batch(body: &[u8]) -> Result<Request, Invalid> {
         return Err(Invalid::Field("Payments"));
     }
     let callback = fields.text("CallbackUrl").map_err(|_| Invalid::CallbackMissing)?;
-    let callback = url::Url::parse(&callback).map_err(|_| Invalid::CallbackInvalid)?;
+    let callback = url::Url::parse(&callback).map_err(|_| Invalid::CallbackMalformed)?;
     if !matches!(callback.scheme(), "http" | "https") || callback.host().is_none() {
-        return Err(Invalid::CallbackInvalid);
+        return Err(Invalid::CallbackMalformed);
     }
     Ok(Request::CancelBatch { items })
 }
@@ -63,15 +67,22 @@ impl Request {
     pub(super) fn named(&self) -> Vec<Named> {
         match self {
             Self::CancelProvision { unique_code } => {
-                vec![Named { handle: Handle::Apm(unique_code.clone()), date: None }]
+                vec![Named { identifier: Identifier::Apm(unique_code.clone()), date: None }]
             }
             Self::QueryProvision { merchant_code } => {
-                vec![Named { handle: Handle::ApmMerchantCode(merchant_code.clone()), date: None }]
+                vec![Named { identifier: Identifier::ApmMerchantCode(merchant_code.clone()), date: None }]
             }
-            Self::CancelBatch { items } => items
-                .iter()
-                .map(|(code, date)| Named { handle: Handle::MerchantCode(code.clone()), date: Some(*date) })
-                .collect(),
+            Self::CancelBatch { items } => {
+                // A code that stands twice in the list is one payment, called once.
+                let mut seen = HashSet::new();
+                let first = items.iter().filter(|(code, _)| seen.insert(code.as_str()));
+                first
+                    .map(|(code, date)| Named {
+                        identifier: Identifier::MerchantCode(code.clone()),
+                        date: Some(*date),
+                    })
+                    .collect()
+            }
         }
     }
 

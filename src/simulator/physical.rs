@@ -10,7 +10,11 @@ use super::{
     api::Endpoint,
     clock::local_text,
     request::{Fields, Invalid, guid},
-    world::{ActivityOrder, Handle, Inconvenience, Ordered, PhysicalRefusal, World, terminal},
+    rules::ActivityOrder,
+    world::{
+        Identifier, World,
+        terminal::{self, Inconvenience, Ordered, PhysicalRefusal},
+    },
 };
 
 /// Activities that one page may have.
@@ -48,12 +52,12 @@ pub(super) fn read_activities(body: &[u8]) -> Result<Request, Invalid> {
 }
 
 impl Request {
-    pub(super) fn handle(&self) -> Handle {
+    pub(super) fn identifier(&self) -> Identifier {
         match self {
             Self::Cancel { id }
             | Self::RollBack { id }
             | Self::Inquire { id }
-            | Self::Activities { id, .. } => Handle::RequestId(*id),
+            | Self::Activities { id, .. } => Identifier::RequestId(*id),
         }
     }
 
@@ -158,7 +162,7 @@ fn inquiry(
     let zone = &world.rules.zone;
     let created = payment.activities.first().map_or(latest.date, |sale| sale.date);
     let modified = latest.changed_at(now).max(latest.date);
-    Ok(PhysicalResult::Inquiry(InquiryResult {
+    Ok(PhysicalResult::Inquiry(Box::new(InquiryResult {
         payment_request_id: payment.request_id,
         payment_request_activity_id: latest.id,
         terminal_id: payment.terminal_id,
@@ -177,7 +181,7 @@ fn inquiry(
         payment_status: status_name(latest.status(now)),
         created_date: local_text(created, zone),
         modified_date: (modified > created).then(|| local_text(modified, zone)),
-    }))
+    })))
 }
 
 /// The result of a query for activities (`paywall.md` §7.2): the whole history.

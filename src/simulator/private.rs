@@ -10,14 +10,18 @@ use super::{
     api::Endpoint,
     clock::local_text,
     request::{Fields, Invalid, guid},
-    world::{Activity, Handle, MarketplaceRecords, PosRefusal, Readings, VirtualPos, World, pos, pos_text},
+    rules::Readings,
+    world::{
+        Activity, Identifier, World,
+        pos::{self, MarketplaceRecords, PosRefusal, VirtualPos, pos_text},
+    },
 };
 
 /// What the Private API is asked.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     Cancel { unique_code: Uuid, date: civil::Date, records: MarketplaceRecords },
-    Query { handle: Handle },
+    Query { identifier: Identifier },
 }
 
 /// Reads the body of a cancel by unique code.
@@ -37,20 +41,20 @@ pub(super) fn read_cancel(body: &[u8]) -> Result<Request, Invalid> {
 pub(super) fn read_query(merchant_unique_code: Option<&str>) -> Result<Request, Invalid> {
     let code = merchant_unique_code.filter(|code| !code.is_empty());
     let code = code.ok_or(Invalid::Header("merchantuniquecode"))?;
-    Ok(Request::Query { handle: Handle::MerchantCode(code.to_owned()) })
+    Ok(Request::Query { identifier: Identifier::MerchantCode(code.to_owned()) })
 }
 
 /// Reads the header of a query by the gateway's code.
 pub(super) fn read_query_by_unique_code(unique_code: Option<&str>) -> Result<Request, Invalid> {
     let code = unique_code.ok_or(Invalid::Header("uniquecode"))?;
-    Ok(Request::Query { handle: Handle::UniqueCode(guid(code).ok_or(Invalid::Field("uniquecode"))?) })
+    Ok(Request::Query { identifier: Identifier::UniqueCode(guid(code).ok_or(Invalid::Field("uniquecode"))?) })
 }
 
 impl Request {
-    pub(super) fn handle(&self) -> Handle {
+    pub(super) fn identifier(&self) -> Identifier {
         match self {
-            Self::Cancel { unique_code, .. } => Handle::UniqueCode(*unique_code),
-            Self::Query { handle } => handle.clone(),
+            Self::Cancel { unique_code, .. } => Identifier::UniqueCode(*unique_code),
+            Self::Query { identifier } => identifier.clone(),
         }
     }
 
@@ -75,7 +79,7 @@ impl Request {
                     Err(refusal) => refused(endpoint, world, refusal),
                 }
             }
-            Self::Query { handle } => match world.virtual_pos(merchant, handle.clone()) {
+            Self::Query { identifier } => match world.virtual_pos(merchant, identifier.clone()) {
                 Some(payment) => {
                     let body = QueryBody { paywall: queried(world, payment, now) };
                     Answer::payment(endpoint, "Success", PaymentBody::Query(Box::new(body)))

@@ -27,7 +27,7 @@ pub(super) enum Invalid {
     Field(&'static str),
     Header(&'static str),
     CallbackMissing,
-    CallbackInvalid,
+    CallbackMalformed,
 }
 
 impl Request {
@@ -64,8 +64,8 @@ impl Request {
     /// The payments that it names.
     pub(super) fn named(&self) -> Vec<Named> {
         match self {
-            Self::Physical(request) => vec![Named { handle: request.handle(), date: None }],
-            Self::Private(request) => vec![Named { handle: request.handle(), date: request.date() }],
+            Self::Physical(request) => vec![Named { identifier: request.identifier(), date: None }],
+            Self::Private(request) => vec![Named { identifier: request.identifier(), date: request.date() }],
             Self::Payment(request) => request.named(),
         }
     }
@@ -95,7 +95,7 @@ impl Invalid {
             // Table C has a code of its own for a missing header.
             Self::Header(name) => (4, format!("Header {name} is missing")),
             Self::CallbackMissing => (163, "CallbackUrl must be given".to_owned()),
-            Self::CallbackInvalid => (166, "CallbackUrl is invalid".to_owned()),
+            Self::CallbackMalformed => (166, "CallbackUrl is invalid".to_owned()),
         };
         Answer::refused(endpoint, status, code, "System.ValidationError", &message)
     }

@@ -263,7 +263,8 @@ pub struct PlannedStep {
 
 /// How one cancel goes.
 ///
-/// At a terminal the first status is the one of the reply; 3, 7 and 8 are answered as not delivered.
+/// At a terminal the first status is the one of the reply; 3, 7 and 8 are answered as not delivered. Nothing comes after a
+/// status in which a cancel has ended (4, 5, 12; at a terminal 3, 7 and 8 too, at the virtual POS 7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancelPlan {
