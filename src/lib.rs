@@ -5,6 +5,7 @@
 //! delivery -> decode -> plan -> call or inquire -> classify -> decide -> announce -> settle
 //! ```
 
+pub mod amqp;
 pub mod clock;
 pub mod config;
 pub mod domain;

@@ -18,6 +18,11 @@ impl Roll {
         Roll(if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0 - f64::EPSILON) })
     }
 
+    /// This part of a whole: spreads a wait below its cap, never above.
+    pub fn part_of(self, whole: Duration) -> Duration {
+        whole.mul_f64(self.0)
+    }
+
     /// One of `len` things, each as likely as the others. `len` is at least 1.
     fn pick(self, len: usize) -> usize {
         #[allow(
