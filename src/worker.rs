@@ -16,9 +16,7 @@ use tracing::{Instrument, Span};
 use crate::amqp::{self, Delivery, Interrupted, Publisher, Stopped};
 use crate::clock::{Clock, Dice};
 use crate::domain::classify::{Facts, Verdict, classify, codes_of};
-use crate::domain::decide::{
-    DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up,
-};
+use crate::domain::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
 use crate::domain::evidence::{Findings, weigh};
 use crate::domain::history::{History, Phase};
 use crate::domain::intent::{CancelIntent, Kind, MerchantName};
@@ -180,12 +178,8 @@ impl Worker {
     /// it shows, the success stands.
     async fn look_after_success(&self, intent: &CancelIntent, verdict: Verdict, of: &Teller<'_>) -> Verdict {
         let Verdict::Done(Facts { payment_status: None, learnt }) = verdict else { return verdict };
-        let inquiry = self
-            .policy
-            .after_success
-            .contains(&intent.kind())
-            .then(|| inquiry_after(intent))
-            .flatten();
+        let inquiry =
+            self.policy.after_success.contains(&intent.kind()).then(|| inquiry_after(intent)).flatten();
         let payment_status = match inquiry {
             None => None,
             Some(inquiry) => match self.look(intent, &inquiry, 1, of).await {
@@ -204,8 +198,9 @@ impl Worker {
             Source::Lane(_) | Source::Rescue => fresh,
             // Only the broker publishes there, what we gave it. If it is not readable all the same, a call may
             // have been made.
-            Source::Returns(_) => history::decode(&letter.headers, items_len)
-                .unwrap_or_else(|| in_doubt(&fresh, now, now)),
+            Source::Returns(_) => {
+                history::decode(&letter.headers, items_len).unwrap_or_else(|| in_doubt(&fresh, now, now))
+            }
         };
         let history = match letter.redelivered {
             Redelivered::No => history,

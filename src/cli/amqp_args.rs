@@ -35,7 +35,8 @@ pub(super) struct Target {
 impl AmqpArgs {
     pub(super) fn target(&self) -> Result<Target, Failure> {
         let given = self.url.clone().or_else(|| std::env::var("AMQP_URL").ok());
-        let file = self.config.clone().or_else(|| std::env::var_os("CANCEL_WORKER_CONFIG").map(PathBuf::from));
+        let file =
+            self.config.clone().or_else(|| std::env::var_os("CANCEL_WORKER_CONFIG").map(PathBuf::from));
         match (file, given) {
             (None, Some(url)) => {
                 let amqp = amqp_at(&url, self.prefix.as_deref().unwrap_or("cancel"));
@@ -62,8 +63,8 @@ pub(super) fn amqp_at(url: &str, prefix: &str) -> Amqp {
 }
 
 fn target(amqp: Amqp, tiers: &Tiers) -> Result<Target, Failure> {
-    let broker = Broker::new(&amqp, "command line", one_shot())
-        .map_err(|error| Failure::input(error.to_string()))?;
+    let broker =
+        Broker::new(&amqp, "command line", one_shot()).map_err(|error| Failure::input(error.to_string()))?;
     let topology = Topology::new(&amqp.prefix, tiers.as_slice());
     Ok(Target { amqp, broker, topology })
 }

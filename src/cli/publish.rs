@@ -90,9 +90,8 @@ async fn lines(reader: impl AsyncBufRead + Unpin) -> std::io::Result<Vec<(usize,
 
 fn message(line: String, unchecked: bool) -> Result<Message, String> {
     let Known { kind, .. } = read_known(line.as_bytes());
-    let kind: Kind = kind.ok_or_else(|| {
-        "no kind can be read, so there is no routing key to publish it with".to_owned()
-    })?;
+    let kind: Kind =
+        kind.ok_or_else(|| "no kind can be read, so there is no routing key to publish it with".to_owned())?;
     if !unchecked {
         decode(line.as_bytes(), kind).map_err(|malformed| malformed.fault.to_string())?;
     }

@@ -61,9 +61,8 @@ impl Topology {
             }
             Action::Verify { amqp } => {
                 let Target { broker, topology, .. } = amqp.target()?;
-                let findings = verify(&broker, &topology)
-                    .await
-                    .map_err(|error| Failure::unavailable(chain(&error)))?;
+                let findings =
+                    verify(&broker, &topology).await.map_err(|error| Failure::unavailable(chain(&error)))?;
                 for finding in &findings {
                     println!("{finding}");
                 }

@@ -256,7 +256,8 @@ fn order(intent: &CancelIntent, history: &History, policy: &Policy, now: Timesta
 /// The look that buys the payment status of a success whose reply has none, where there is one to make.
 pub fn inquiry_after(intent: &CancelIntent) -> Option<Inquiry> {
     let question = match &intent.target {
-        Target::AsyncCancel { payment_request_id } | Target::SyncCancelRollback { payment_request_id, .. } => {
+        Target::AsyncCancel { payment_request_id }
+        | Target::SyncCancelRollback { payment_request_id, .. } => {
             Question::Physical { payment_request_id: *payment_request_id }
         }
         Target::TransactionCancel { unique_code, .. } => Question::Transaction { unique_code: *unique_code },

@@ -177,6 +177,11 @@ pub fn resumed(api: &str, merchant: &str, duration: Duration) {
 
 // The life of the process.
 
+/// A signal asks us to stop.
+pub fn stopping(signal: &str) {
+    info!(name: "stopping", { signal }, "Asked to stop.");
+}
+
 /// The process begins to work.
 pub fn started(version: &str, worker: &str, source: &str) {
     info!(name: "started", { version, worker, source }, "cancel-worker started.");

@@ -3,15 +3,36 @@
 //! A test is an async function that takes a [`support::Context`] and returns `anyhow::Result<()>`, or panics. It is run
 //! when it stands in the list below. `cargo test --test it -- NAME` runs those whose name contains NAME.
 
+mod amqp;
 mod harness;
 mod support;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    support::run(trials![
+    let mut tests = trials![
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
-    ])
+    ];
+    tests.extend(trials_at_url![
+        amqp::a_shared_channel_gives_confirms_to_the_wrong_message,
+        amqp::our_publisher_never_calls_confirmed_what_was_returned,
+        amqp::a_full_queue_refuses_exactly_what_it_did_not_take,
+        amqp::a_refused_announcement_interrupts_and_the_letter_comes_again,
+        amqp::an_ack_of_a_generation_that_is_gone_is_interrupted,
+        amqp::no_more_is_delivered_than_we_hold_permits_for,
+        amqp::the_topology_applies_twice_and_is_found_as_declared,
+        amqp::a_differing_argument_is_refused_by_name,
+        amqp::a_delayed_letter_comes_back_with_its_routing_key,
+        amqp::what_nobody_is_bound_to_is_kept,
+        amqp::dead_letters_are_work_and_view_and_the_rescue_has_what_the_broker_took,
+        amqp::nobody_but_the_broker_publishes_to_the_returns,
+        amqp::a_lost_connection_ends_the_generation_and_the_next_is_built,
+        amqp::a_consumer_cancelled_by_the_broker_ends_the_generation,
+        amqp::the_next_address_is_tried_when_one_does_not_answer,
+        amqp::a_worker_that_starts_without_a_broker_waits_for_it,
+        amqp::a_drain_settles_what_was_delivered_and_leaves_the_rest,
+    ]);
+    support::run(tests)
 }

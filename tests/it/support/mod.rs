@@ -104,6 +104,16 @@ macro_rules! trials {
     ($($test:path),* $(,)?) => { vec![$($crate::support::Test::new(stringify!($test), $test)),*] };
 }
 
+/// The same for tests that need nothing but an address and a prefix, and clean up after themselves.
+#[macro_export]
+macro_rules! trials_at_url {
+    ($($test:path),* $(,)?) => {
+        vec![$($crate::support::Test::new(stringify!($test), |t| async move {
+            $test(t.amqp_url(), t.prefix()).await
+        })),*]
+    };
+}
+
 /// Runs the tests that the command line asks for.
 pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -1,0 +1,201 @@
+//! A generation: everything that was built on one pair of connections. Any broken part ends the whole of it; then
+//! the broker takes back all that is unacked, and the next generation is built.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// One generation of the connection. Cheap to clone; all clones are the same generation.
+#[derive(Clone)]
+pub struct Generation(Arc<Inner>);
+
+struct Inner {
+    number: u64,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Generation {
+    /// A generation that has not ended.
+    pub(super) fn new(number: u64) -> Generation {
+        Generation(Arc::new(Inner { number, ended: watch::Sender::new(None) }))
+    }
+
+    /// Its number: the first of a process is 1.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Whether they are the same one.
+    pub(super) fn is(&self, other: &Generation) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Ends it. The first reason stays; the later ones are its consequences.
+    pub(super) fn end(&self, why: Ended) {
+        self.0.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(why);
+            }
+            first
+        });
+    }
+
+    /// Why it ended, if it has.
+    pub fn why(&self) -> Option<Ended> {
+        self.0.ended.borrow().clone()
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.0.ended.subscribe();
+        // The sender lives in `self`, so waiting cannot fail; if it did, nobody would be left to build on it.
+        ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()).unwrap_or(Ended::Closed)
+    }
+
+    /// What to tell somebody whose work it interrupted.
+    pub(super) fn interrupted(&self) -> Interrupted {
+        Interrupted { generation: self.number(), why: self.why().unwrap_or(Ended::Closed) }
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Generation").field(&self.number()).finish()
+    }
+}
+
+/// One of our two connections. They are two because a broker's alarm stops *all* writes of a connection that
+/// publishes, acks included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes deliveries and acks them.
+    Consume,
+    /// Publishes and hears the confirms.
+    Publish,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Consume => "consume",
+            Role::Publish => "publish",
+        })
+    }
+}
+
+/// What the client library or the broker says. Never holds an address or a password.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Fault(#[from] pub(super) lapin::Error);
+
+/// Why a generation ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Ended {
+    /// We closed it.
+    #[error("it was closed")]
+    Closed,
+    /// A connection broke, or the broker closed it.
+    #[error("the {role} connection was lost")]
+    ConnectionLost {
+        /// Which one.
+        role: Role,
+        /// What was said, if anything was.
+        #[source]
+        source: Option<Fault>,
+    },
+    /// The broker cancelled a consumer: its queue was deleted, or has lost its leader.
+    #[error("the broker cancelled the consumer of queue `{queue}`")]
+    ConsumerCancelled {
+        /// Whose consumer.
+        queue: String,
+    },
+    /// The channel of a consumer broke.
+    #[error("the consumer of queue `{queue}` broke")]
+    ConsumerBroke {
+        /// Whose consumer.
+        queue: String,
+        /// What was said.
+        #[source]
+        source: Fault,
+    },
+    /// The broker returned a message. With our topology that can only mean a broken one; and since it does not
+    /// say reliably which confirm belongs to it, nothing that was confirmed at the same time is believed.
+    #[error("the broker has no route from exchange `{exchange}` for routing key `{routing_key}`")]
+    Returned {
+        /// Where the message was published to.
+        exchange: String,
+        /// The key it was published with.
+        routing_key: String,
+    },
+    /// The broker refused a message of an announcement: a queue behind the exchange is full.
+    #[error("the broker refused a message to exchange `{exchange}` with routing key `{routing_key}`")]
+    Refused {
+        /// Where the message was published to.
+        exchange: String,
+        /// The key it was published with.
+        routing_key: String,
+    },
+    /// The broker did not confirm a message in time.
+    #[error("the broker did not confirm a message within {} s", after.as_secs_f32())]
+    Unconfirmed {
+        /// The deadline that has passed.
+        after: Duration,
+    },
+    /// The publishing channel broke.
+    #[error("publishing failed")]
+    PublishFailed {
+        /// What was said.
+        #[source]
+        source: Fault,
+    },
+    /// A message that no broker can take. That is a bug of ours.
+    #[error("a message cannot be sent: {what}")]
+    Unsendable {
+        /// What is wrong with it; no values.
+        what: &'static str,
+    },
+    /// An ack went nowhere: its channel is gone. The letter will be delivered again.
+    #[error("an ack could not be sent")]
+    AckFailed {
+        /// What was said; nothing if the channel was gone already.
+        #[source]
+        source: Option<Fault>,
+    },
+}
+
+/// Not even the announcement could be confirmed, or the ack not be sent: the generation has ended, the broker takes
+/// back what is unacked, and whoever reads this has nothing more to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("interrupted: generation {generation} of the connection has ended")]
+pub struct Interrupted {
+    /// Its number.
+    pub generation: u64,
+    /// Why it ended.
+    #[source]
+    pub why: Ended,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_reason_stays() {
+        let generation = Generation::new(1);
+        generation.end(Ended::Unconfirmed { after: Duration::from_secs(30) });
+        generation.end(Ended::Closed);
+        assert!(matches!(generation.ended().await, Ended::Unconfirmed { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_clone_hears_the_end() {
+        let generation = Generation::new(1);
+        let other = generation.clone();
+        let listener = tokio::spawn(async move { other.ended().await });
+        generation.end(Ended::Closed);
+        assert!(matches!(listener.await.expect("no panic"), Ended::Closed));
+    }
+}

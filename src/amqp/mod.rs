@@ -1,0 +1,32 @@
+//! Everything RabbitMQ, and the only home of `lapin`. No payments, no JSON.
+//!
+//! A [`Session`] is one *generation*: two connections (one consumes and acks, one publishes), their channels and
+//! consumers. Any broken part ends all of it, the broker takes back what is unacked, and [`run_generations`] builds
+//! the next one. lapin's own recovery is not used: it does not cover channels, and it gives up.
+//!
+//! What one delivery allows is said by types:
+//!
+//! ```text
+//! Unsettled --Publisher::announce(messages), all confirmed--> Announced --settle--> acked
+//! ```
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod browse;
+mod confirms;
+pub mod connect;
+pub mod consumer;
+pub mod declare;
+mod events;
+pub mod generation;
+pub mod publisher;
+pub mod session;
+pub mod settle;
+pub mod topology;
+
+pub use connect::{Broker, Error, SettingsError, Timeouts};
+pub use consumer::Delivery;
+pub use generation::{Ended, Generation, Interrupted};
+pub use publisher::{PublishError, PublishSession, Publisher};
+pub use session::{Session, Settings, Stopped, run_generations};
+pub use settle::{Announced, Unsettled};
+pub use topology::Topology;

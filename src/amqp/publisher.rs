@@ -1,0 +1,249 @@
+//! Messages out: persistent, mandatory, confirmed. What is refused is not parked yet: it interrupts the generation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lapin::options::ConfirmSelectOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Connection};
+use tokio::task::JoinSet;
+
+use super::confirms::{Confirms, Outgoing, Unconfirmed};
+use super::connect::{Broker, Error, within};
+use super::generation::{Ended, Generation, Interrupted, Role};
+use super::session::watch;
+use super::settle::{Announced, Unsettled};
+use super::topology::Topology;
+use crate::wire::envelope::{HeaderValue, Headers, Message, Messages};
+
+/// AMQP's number for *keep it on disk*.
+const PERSISTENT: u8 = 2;
+
+/// Publishes for one generation. Cheap to clone; all clones share one channel, which only one task touches.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    confirms: Confirms,
+    topology: Arc<Topology>,
+    generation: Generation,
+}
+
+/// What became of messages that were published by themselves, for no delivery.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// The broker has no queue for one of them. None of them counts as published.
+    #[error("the broker has no route from exchange `{exchange}` for routing key `{routing_key}`")]
+    Returned {
+        /// Where it was published to.
+        exchange: String,
+        /// The key it was published with.
+        routing_key: String,
+    },
+    /// The broker refused some of them: a queue is full. It has taken the others.
+    #[error("the broker refused {} of the messages: a queue is full", refused.len())]
+    Refused {
+        /// Which ones, by their index among the messages.
+        refused: Vec<usize>,
+    },
+    /// Nobody knows. To publish the same bytes again is right.
+    #[error("the connection was lost before the broker confirmed: publish the same bytes again")]
+    Interrupted(#[source] Interrupted),
+    /// A message that AMQP cannot carry.
+    #[error("a message cannot be sent: {what}")]
+    Unsendable {
+        /// What is wrong with it; no values.
+        what: &'static str,
+    },
+}
+
+impl Publisher {
+    /// Publishes what was decided about a delivery, and waits until the broker has confirmed all of it.
+    ///
+    /// # Errors
+    /// When not all of it was confirmed. The generation has ended then, and the delivery comes again.
+    pub async fn announce(&self, unsettled: Unsettled, messages: Messages) -> Result<Announced, Interrupted> {
+        // Its channel is gone: it could not be acked, so saying it now would only say it twice.
+        if !unsettled.generation().is(&self.generation) {
+            return Err(unsettled.generation().interrupted());
+        }
+        let outgoing = match self.outgoing(&messages) {
+            Ok(outgoing) => outgoing,
+            Err(what) => return Err(self.interrupt(Ended::Unsendable { what })),
+        };
+        match self.confirms.confirm(outgoing).await {
+            Ok(confirmed) => Ok(Announced::new(unsettled, confirmed)),
+            Err(Unconfirmed::Interrupted(interrupted)) => Err(interrupted),
+            Err(Unconfirmed::Refused(refused)) => {
+                let first = refused.first().and_then(|index| messages.as_slice().get(*index));
+                Err(self.interrupt(Ended::Refused {
+                    exchange: first
+                        .map(|message| self.topology.exchange_of(&message.address))
+                        .unwrap_or_default(),
+                    routing_key: first.map(|message| message.routing_key.clone()).unwrap_or_default(),
+                }))
+            }
+        }
+    }
+
+    /// Publishes messages that belong to no delivery, and waits until the broker has confirmed all of them.
+    ///
+    /// # Errors
+    /// Apart: what nobody is bound to, what a full queue refused, and what nobody knows about.
+    pub async fn publish(&self, messages: Messages) -> Result<(), PublishError> {
+        let outgoing = self.outgoing(&messages).map_err(|what| PublishError::Unsendable { what })?;
+        match self.confirms.confirm(outgoing).await {
+            Ok(_confirmed) => Ok(()),
+            Err(Unconfirmed::Refused(refused)) => Err(PublishError::Refused { refused }),
+            Err(Unconfirmed::Interrupted(interrupted)) => Err(self.told_apart(&messages, interrupted)),
+        }
+    }
+
+    /// The generation that it publishes for.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    fn interrupt(&self, why: Ended) -> Interrupted {
+        self.generation.end(why);
+        self.generation.interrupted()
+    }
+
+    /// A return ends the generation for everybody; only for those whose message it was is it an answer.
+    fn told_apart(&self, messages: &Messages, interrupted: Interrupted) -> PublishError {
+        if let Ended::Returned { exchange, routing_key } = &interrupted.why
+            && messages.as_slice().iter().any(|message| {
+                message.routing_key == *routing_key
+                    && self.topology.exchange_of(&message.address) == *exchange
+            })
+        {
+            return PublishError::Returned { exchange: exchange.clone(), routing_key: routing_key.clone() };
+        }
+        PublishError::Interrupted(interrupted)
+    }
+
+    fn outgoing(&self, messages: &Messages) -> Result<Vec<Outgoing>, &'static str> {
+        messages.as_slice().iter().map(|message| self.encode(message)).collect()
+    }
+
+    fn encode(&self, message: &Message) -> Result<Outgoing, &'static str> {
+        let short = |text: &str, what| ShortString::try_new(text).map_err(|_| what);
+        let content_type = short(message.content_type, "its content type is longer than 255 bytes")?;
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type(content_type)
+            .with_headers(field_table(&message.headers)?);
+        if let Some(id) = &message.message_id {
+            properties = properties.with_message_id(short(id, "its message id is longer than 255 bytes")?);
+        }
+        Ok(Outgoing {
+            exchange: short(
+                &self.topology.exchange_of(&message.address),
+                "its exchange's name is longer than 255 bytes",
+            )?,
+            routing_key: short(&message.routing_key, "its routing key is longer than 255 bytes")?,
+            properties,
+            body: message.body.clone(),
+        })
+    }
+}
+
+fn field_table(headers: &Headers) -> Result<FieldTable, &'static str> {
+    let fields = headers
+        .iter()
+        .map(|(name, value)| {
+            let name = ShortString::try_new(name.as_str())
+                .map_err(|_| "the name of a header is longer than 255 bytes")?;
+            let value = match value {
+                HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+                HeaderValue::Int(number) => AMQPValue::LongLongInt(*number),
+                HeaderValue::Bool(flag) => AMQPValue::Boolean(*flag),
+            };
+            Ok((name, value))
+        })
+        .collect::<Result<BTreeMap<ShortString, AMQPValue>, &'static str>>()?;
+    Ok(fields.into())
+}
+
+/// A connection that only publishes: half of a session, or all that a command needs.
+pub struct PublishSession {
+    broker: Broker,
+    publisher: Publisher,
+    connection: Connection,
+    // Stopped when it is dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl PublishSession {
+    /// Connects at the first address that answers.
+    ///
+    /// # Errors
+    /// What the broker says, or that it says nothing.
+    pub async fn open(broker: &Broker, topology: &Topology) -> Result<PublishSession, Error> {
+        let (connection, _) = broker.connect(Role::Publish, 0).await?;
+        PublishSession::on(broker, connection, Arc::new(topology.clone()), Generation::new(1)).await
+    }
+
+    /// Builds on a connection that nobody else uses.
+    pub(super) async fn on(
+        broker: &Broker,
+        connection: Connection,
+        topology: Arc<Topology>,
+        generation: Generation,
+    ) -> Result<PublishSession, Error> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch(Role::Publish, connection.events_listener(), generation.clone()));
+        let step = broker.timeouts.step;
+        let channel = within("open the publishing channel", step, connection.create_channel()).await?;
+        let confirming = channel.confirm_select(ConfirmSelectOptions::default());
+        within("switch the confirms on", step, confirming).await?;
+        let confirms = Confirms::start(channel, broker.timeouts.confirm, generation.clone(), &mut tasks);
+        let publisher = Publisher { confirms, topology, generation };
+        Ok(PublishSession { broker: broker.clone(), publisher, connection, _tasks: tasks })
+    }
+
+    /// What publishes on it.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// The connection itself.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Closes it. What is not confirmed yet is interrupted.
+    pub async fn close(self) {
+        self.publisher.generation.end(Ended::Closed);
+        self.broker.close(&self.connection).await;
+    }
+}
+
+impl Drop for PublishSession {
+    fn drop(&mut self) {
+        self.publisher.generation.end(Ended::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_header_is_written_as_the_type_that_it_is() {
+        let headers = Headers::from([
+            ("cancel-attempt".to_owned(), HeaderValue::Int(3)),
+            ("cancel-doubt".to_owned(), HeaderValue::Bool(true)),
+            ("traceparent".to_owned(), HeaderValue::Text("00-ab".to_owned())),
+        ]);
+        let table = field_table(&headers).expect("short names");
+        let get = |name: &str| table.inner().get(name).cloned();
+        assert_eq!(get("cancel-attempt"), Some(AMQPValue::LongLongInt(3)));
+        assert_eq!(get("cancel-doubt"), Some(AMQPValue::Boolean(true)));
+        assert_eq!(get("traceparent"), Some(AMQPValue::LongString("00-ab".into())));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_told_and_not_sent() {
+        let headers = Headers::from([("x".repeat(256), HeaderValue::Int(3))]);
+        assert!(field_table(&headers).is_err());
+    }
+}
