@@ -5,15 +5,19 @@
 
 mod amqp;
 mod harness;
+mod stories;
 mod support;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // As the binary does: the process has one TLS provider, chosen once.
+    rustls::crypto::ring::default_provider().install_default().expect("nobody was here before");
     let mut tests = trials![
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
+        stories::an_async_cancel_that_succeeds_at_once_is_told_as_cancelled,
     ];
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,

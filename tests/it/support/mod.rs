@@ -1,6 +1,7 @@
 //! Gets one broker for all tests, runs each in a runtime of its own, and leaves nothing behind.
 
 mod broker;
+pub(crate) mod stage;
 
 use std::future::Future;
 use std::pin::Pin;
