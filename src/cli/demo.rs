@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::amqp_args::chain;
 use super::{Failure, stop_signal};
 use crate::amqp::declare::{delete_all, delete_queue};
-use crate::amqp::{self, Settings, Timeouts};
+use crate::amqp::{self, PublishSession, Settings, Timeouts};
 use crate::clock::{Clock, Dice};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -111,9 +111,14 @@ impl Demo {
             clock,
         });
 
+        // Where there is no broker, nothing was declared that could remain.
+        let (broker, topology) = (house.settings.broker(), house.settings.topology());
+        let order_system = PublishSession::open(broker, topology)
+            .await
+            .map_err(|error| Failure::unavailable(chain(&error)))?;
         // In a task of its own, so that even its panic does not keep us from cleaning up.
         let stop = CancellationToken::new();
-        let mut playing = tokio::spawn(play::play(Arc::clone(&house), stop.clone()));
+        let mut playing = tokio::spawn(play::play(Arc::clone(&house), order_system, stop.clone()));
         let (played, signal) = tokio::select! {
             biased;
             signal = stop_signal() => {

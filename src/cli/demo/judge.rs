@@ -298,14 +298,14 @@ fn truth_text(truth: Option<&PaymentTruth>) -> String {
     };
     let late = match truth.calls_after_cancelled {
         0 => String::new(),
-        late => format!(" ({late} after it was cancelled)"),
+        late => format!(", {late} too late"),
     };
     let money = match truth.effects.cancels {
-        0 => "no money moved".to_owned(),
-        1 => "money moved once".to_owned(),
-        times => format!("money moved {times} times"),
+        0 => String::new(),
+        1 => "; money moved".to_owned(),
+        times => format!("; money moved {times} times"),
     };
-    format!("{}; {calls}{late}; {money}", words(truth.state))
+    format!("{}; {calls}{late}{money}", words(truth.state))
 }
 
 fn words(state: PaymentState) -> &'static str {

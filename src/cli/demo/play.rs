@@ -16,7 +16,7 @@ use super::scenes::{Scene, scenes};
 use super::{say, table};
 use crate::amqp::browse::{Tail, queue_depths, scan};
 use crate::amqp::declare::apply;
-use crate::amqp::{Error, PublishError, PublishSession, Settings, Stopped};
+use crate::amqp::{Error, PublishSession, Settings, Stopped};
 use crate::clock::Clock;
 use crate::domain::outcome::StatusName;
 use crate::simulator::Handle;
@@ -62,7 +62,11 @@ pub(super) enum Played {
 }
 
 /// Plays all scenes, tells what happens as it happens, and prints the tables.
-pub(super) async fn play(house: Arc<House>, stop: CancellationToken) -> Result<Played, Error> {
+pub(super) async fn play(
+    house: Arc<House>,
+    order_system: PublishSession,
+    stop: CancellationToken,
+) -> Result<Played, Error> {
     let (broker, topology) = (house.settings.broker(), house.settings.topology());
     apply(broker, topology).await?;
     let mut ledger = Tail::as_ledger(broker, topology, &house.ledger_queue, "#").await?;
@@ -82,7 +86,7 @@ pub(super) async fn play(house: Arc<House>, stop: CancellationToken) -> Result<P
     greet(&house, &scenes);
     let mut troubles = set(&house.simulator, &scenes).await;
     let begun = Instant::now();
-    troubles.extend(publish(&house, &scenes).await?);
+    troubles.extend(publish(order_system, &scenes).await);
     let mut heard = Heard::default();
     if follow(&mut ledger, &scenes, &mut heard, begun, &stop).await?.is_stopped() {
         return Ok(Played::Stopped);
@@ -146,8 +150,7 @@ async fn set(simulator: &Handle, scenes: &[Scene]) -> Vec<String> {
 }
 
 /// Publishes all letters as an order system does, and waits for the confirms.
-async fn publish(house: &House, scenes: &[Scene]) -> Result<Option<String>, Error> {
-    let session = PublishSession::open(house.settings.broker(), house.settings.topology()).await?;
+async fn publish(order_system: PublishSession, scenes: &[Scene]) -> Option<String> {
     let mut letters = scenes.iter().map(|scene| Message {
         address: Address::Intents,
         routing_key: scene.kind.as_str().to_owned(),
@@ -158,10 +161,10 @@ async fn publish(house: &House, scenes: &[Scene]) -> Result<Option<String>, Erro
     });
     let published = match letters.next() {
         None => Ok(()),
-        Some(first) => session.publisher().publish(Messages::new(first, letters)).await,
+        Some(first) => order_system.publisher().publish(Messages::new(first, letters)).await,
     };
-    session.close().await;
-    Ok(published.err().map(|error: PublishError| format!("not all intents were published: {error}")))
+    order_system.close().await;
+    published.err().map(|error| format!("not all intents were published: {error}"))
 }
 
 /// Why nothing more is waited for.
