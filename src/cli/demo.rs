@@ -95,7 +95,7 @@ impl Demo {
         let _telemetry = init(&config.telemetry, Some(&filter), Clock::system())
             .map_err(|error| Failure::input(chain(&error)))?;
 
-        let (clock, moved_on) = clock_away_from_midnight(&config.policy.zone);
+        let (clock, moved_on) = clock_away_from_midnight(Clock::system(), &config.policy.zone);
         simulator.advance(moved_on);
         let house = Arc::new(House {
             worker: Arc::new(Worker::new(&config, gateway, clock.clone(), Dice::system())),
@@ -223,8 +223,7 @@ fn configure(url: &str, prefix: &str, gateway: &Urls) -> Result<Config, Failure>
 }
 
 /// The machine's clock, moved on where the day of the gateway would end during the demo; and by how much.
-fn clock_away_from_midnight(zone: &TimeZone) -> (Clock, Duration) {
-    let machine = Clock::system();
+fn clock_away_from_midnight(machine: Clock, zone: &TimeZone) -> (Clock, Duration) {
     let now = machine.now();
     let day = |at: jiff::Timestamp| at.to_zoned(zone.clone()).date();
     if day(now) == day(now + MIDNIGHT_MARGIN) {
@@ -256,4 +255,27 @@ async fn sweep(house: &House, simulator: Simulator) -> Result<(), String> {
         "queues and exchanges that begin with {} may remain at the broker: {failed}",
         topology.prefix()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn the_day_of_the_gateway_does_not_end_during_the_demo() {
+        let zone = TimeZone::get("Europe/Istanbul").unwrap();
+        // Midnight there is at 21:00 UTC.
+        for (machine, expected) in [
+            ("2026-03-01T20:57:59Z", "2026-03-01T20:57:59Z"),
+            ("2026-03-01T20:59:00Z", "2026-03-01T21:01:00Z"),
+            ("2026-03-01T21:00:00Z", "2026-03-01T21:00:00Z"),
+        ] {
+            let at: Timestamp = machine.parse().unwrap();
+            let (clock, moved_on) = clock_away_from_midnight(Clock::from_fn(move || at), &zone);
+            assert_eq!(clock.now().to_string(), expected);
+            assert_eq!(clock.now(), at + moved_on);
+        }
+    }
 }

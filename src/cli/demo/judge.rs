@@ -322,3 +322,140 @@ fn words(state: PaymentState) -> &'static str {
         PaymentState::Unknown => "no such payment",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use jiff::civil::date;
+
+    use super::super::scenes::scenes;
+    use super::*;
+    use crate::simulator::{CallRecord, Effects, Endpoint, Identity};
+    use crate::wire::envelope::Headers;
+
+    const DECIDED: &str = "2026-03-01T09:00:00.000Z";
+
+    fn told(status: &str) -> Summary {
+        Summary {
+            time: DECIDED.to_owned(),
+            subject: "s".to_owned(),
+            kind: "async_cancel".to_owned(),
+            status: status.to_owned(),
+            reason: None,
+            payment_status: None,
+            attempts: 1,
+        }
+    }
+
+    /// A payment that was called once, so many milliseconds after the outcome was decided.
+    fn truth(state: PaymentState, effects: Effects, called_after_ms: i64) -> PaymentTruth {
+        let at = DECIDED.parse::<Timestamp>().unwrap() + SignedDuration::from_millis(called_after_ms);
+        let call = CallRecord {
+            number: 1,
+            at,
+            endpoint: Endpoint::AsyncCancel,
+            merchant: None,
+            body: "".into(),
+            effect: None,
+            fault: None,
+            replied: None,
+        };
+        PaymentTruth {
+            identity: Identity::default(),
+            scheme: None,
+            state,
+            calls: BTreeMap::from([(Endpoint::AsyncCancel, 1)]),
+            calls_after_cancelled: 0,
+            effects,
+            events: Vec::new(),
+            activities: Vec::new(),
+            log: vec![call],
+        }
+    }
+
+    fn check(kind: Kind, status: &str, state: PaymentState, effects: Effects, is_contradiction: bool) {
+        let found = contradictions(kind, &told(status), &truth(state, effects, -500));
+        assert_eq!(!found.is_empty(), is_contradiction, "{kind} {status} {state:?} {effects:?}: {found:?}");
+    }
+
+    #[test]
+    fn an_outcome_that_is_not_true_at_the_gateway_is_found() {
+        use PaymentState::{Cancelled, Pending, RolledBack, Stands};
+        let none = Effects::default();
+        let cancel = Effects { orders: 1, cancels: 1, rollbacks: 0 };
+        let rollback = Effects { orders: 0, cancels: 0, rollbacks: 1 };
+        let (order, withdraw) = (Kind::AsyncCancel, Kind::SyncCancelRollback);
+        check(order, "cancelled", Cancelled, cancel, false);
+        check(order, "cancelled", Stands, none, true);
+        check(order, "cancelled", Pending, none, true);
+        check(order, "rejected", Stands, none, false);
+        check(order, "rejected", Cancelled, cancel, true);
+        check(order, "rejected", Pending, none, true);
+        check(order, "given_up", Stands, none, false);
+        check(order, "given_up", Pending, Effects { orders: 1, ..none }, true);
+        check(order, "unresolved", Cancelled, cancel, false);
+        check(order, "cancelled", Cancelled, Effects { cancels: 2, ..cancel }, true);
+        check(order, "unheard_of", Stands, none, true);
+        check(withdraw, "rolled_back", RolledBack, rollback, false);
+        check(withdraw, "rolled_back", Pending, none, true);
+        check(withdraw, "rejected", Pending, none, false);
+        check(withdraw, "rejected", RolledBack, rollback, true);
+    }
+
+    #[test]
+    fn a_call_after_the_end_was_told_is_found() {
+        let effects = Effects { orders: 1, cancels: 1, rollbacks: 0 };
+        let calls = |after_ms| calls_after(DECIDED, &truth(PaymentState::Cancelled, effects, after_ms));
+        // What was decided within this millisecond is dated at its beginning.
+        assert_eq!((calls(-500), calls(1), calls(2)), (0, 0, 1));
+    }
+
+    #[test]
+    fn what_was_staged_and_is_not_so_is_found() {
+        let expected = Payment {
+            id: String::new(),
+            seed: None,
+            state: PaymentState::Cancelled,
+            cancels: 1,
+            late_calls: 0,
+        };
+        let effects = Effects { orders: 1, cancels: 1, rollbacks: 0 };
+        let is = truth(PaymentState::Cancelled, effects, -500);
+        assert_eq!(compare_truth(&expected, 1, Some(&is)), Vec::<String>::new());
+        assert_eq!(
+            compare_truth(&expected, 2, Some(&is)),
+            ["calls that reached the gateway: 1; expected: 2"]
+        );
+        let late = PaymentTruth { calls_after_cancelled: 1, ..is };
+        assert_eq!(
+            compare_truth(&expected, 1, Some(&late)),
+            ["calls after it was cancelled: 1; expected: 0"]
+        );
+        assert_eq!(compare_truth(&expected, 1, None).len(), 3, "the state, the calls and the money");
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_missing_changed_or_too_many_is_found() {
+        let mut scenes = scenes(DECIDED.parse().unwrap(), date(2026, 3, 1));
+        scenes.retain(|scene| scene.dead_letter == Some("invalid_intent"));
+        let reason = |reason: &str| {
+            Headers::from([("cancel-reason".to_owned(), HeaderValue::Text(reason.to_owned()))])
+        };
+        let letter = |body: &str, headers| Passing {
+            routing_key: String::new(),
+            message_id: None,
+            headers,
+            body: Bytes::from(body.to_owned()),
+        };
+        let right = letter(&scenes[0].body, reason("invalid_intent"));
+        let found = |letters: &[Passing]| compare_dead_letters(&scenes, letters).len();
+        assert_eq!(found(std::slice::from_ref(&right)), 0);
+        assert_eq!(found(&[]), 1);
+        assert_eq!(found(&[right.clone(), right.clone()]), 1);
+        assert_eq!(found(&[letter(&scenes[0].body, reason("no_evidence"))]), 1);
+        let changed = format!("{} ", scenes[0].body);
+        assert_eq!(found(&[right, letter(&changed, reason("invalid_intent"))]), 1);
+    }
+}

@@ -497,3 +497,46 @@ impl Part {
         Part { payment: self.payment.map(change), ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::wire::intent::decode;
+
+    fn all() -> Vec<Scene> {
+        scenes("2026-03-01T09:00:00Z".parse().unwrap(), date(2026, 3, 1))
+    }
+
+    #[test]
+    fn every_kind_is_there_with_a_success() {
+        let all = all();
+        assert!(all.len() >= 16);
+        for kind in Kind::ALL {
+            let succeeds =
+                |part: &Part| part.told.last().is_some_and(|s| matches!(s, Cancelled | RolledBack));
+            assert!(all.iter().any(|scene| scene.kind == kind && scene.parts.iter().any(succeeds)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn every_letter_is_a_valid_intent_but_the_one_that_must_not_be() {
+        for scene in all() {
+            let is_valid = decode(scene.body.as_bytes(), scene.kind).is_ok();
+            assert_eq!(is_valid, scene.dead_letter != Some("invalid_intent"), "{}", scene.body);
+        }
+    }
+
+    #[test]
+    fn no_two_scenes_share_a_payment_or_a_subject() {
+        let all = all();
+        let parts = || all.iter().flat_map(|scene| scene.parts.iter().map(move |part| (scene, part)));
+        let subjects: BTreeSet<String> = parts().map(|(scene, part)| scene.subject_of(part)).collect();
+        assert_eq!(subjects.len(), parts().count());
+        let payments = || parts().filter_map(|(_, part)| part.payment.as_ref().map(|payment| &payment.id));
+        assert_eq!(payments().collect::<BTreeSet<_>>().len(), payments().count());
+    }
+}
