@@ -116,14 +116,8 @@ mod a_physical_payment {
     #[test]
     fn shows_by_the_inquiry_alone_what_happened_and_no_absence() {
         for status in 0..=14 {
-            let expected = match shown_by(status) {
-                proven @ (Shown::Cancelled
-                | Shown::Withdrawn
-                | Shown::ReceivedByDevice
-                | Shown::InProgress) => proven,
-                Shown::Unknown => Shown::Unknown,
-                _absence => Shown::Unanswered,
-            };
+            let absence = matches!(shown_by(status), Shown::CancelFailed | Shown::NotDelivered);
+            let expected = if absence { Shown::Unanswered } else { shown_by(status) };
             check_physical(Read::Unanswered, inquiry(2, CANCEL, status), expected);
             check_physical(refusal(500, None, None), inquiry(2, CANCEL, status), expected);
         }
