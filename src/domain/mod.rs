@@ -8,6 +8,8 @@ pub mod classify;
 pub mod codes;
 pub mod decide;
 pub mod evidence;
+#[cfg(test)]
+mod fixtures;
 pub mod history;
 pub mod intent;
 pub mod outcome;
