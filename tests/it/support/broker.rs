@@ -135,7 +135,11 @@ impl Broker {
             .with_exposed_port(AMQP.tcp())
             .with_exposed_port(MANAGEMENT.tcp())
             .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
-            .with_startup_timeout(STARTUP_MAX);
+            .with_startup_timeout(STARTUP_MAX)
+            .with_label(
+                "cancel-worker.run",
+                set("CANCEL_WORKER_RUN").unwrap_or_else(|| "by-hand".to_owned()),
+            );
         let elsewhere = set("DOCKER_HOST").is_some_and(|host| host.starts_with("tcp://"));
         if !elsewhere {
             // Everybody may be guest on this broker, so nobody but us should reach it.
