@@ -26,7 +26,7 @@ use crate::domain::policy::Policy;
 use crate::domain::retry::elapsed;
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
-use crate::memory::Ordered;
+use crate::memory::{Letters, Ordered};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
 use crate::wire::envelope::{HeaderValue, Headers, Letter, Messages, Redelivered, Source};
@@ -36,6 +36,9 @@ use crate::wire::outcome::{Stamp, encode, encode_malformed};
 
 /// So many ordered intents are remembered: some 100 bytes each.
 const ORDERED_LEN_MAX: usize = 100_000;
+
+/// So much is remembered of letters whose deliveries were lost with their connection.
+const LETTERS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Everything that a story needs beside its letter. Shared by all stories of a process.
 pub struct Worker {
@@ -53,6 +56,8 @@ pub struct Worker {
     pub dice: Dice,
     /// The intents that this process has ordered.
     pub ordered: Ordered,
+    /// The letters that this process has in hand, or has decided about.
+    pub letters: Arc<Letters>,
 }
 
 impl Worker {
@@ -66,6 +71,7 @@ impl Worker {
             clock,
             dice,
             ordered: Ordered::new(ORDERED_LEN_MAX),
+            letters: Arc::new(Letters::new(LETTERS_BYTES_MAX)),
         }
     }
 
@@ -79,11 +85,22 @@ impl Worker {
         publisher: &Publisher,
         queue: &str,
     ) -> Result<(), Interrupted> {
-        let Delivery { letter, unsettled } = delivery;
-        let messages = self.step(&letter).await;
+        let Delivery { mut letter, unsettled } = delivery;
+        let mut begun = self.letters.begin(&letter).await;
+        if begun.is_untouched() {
+            letter.redelivered = Redelivered::No;
+        }
+        let messages = match begun.decided_before() {
+            // Decided once is known: the same bytes, and no second call.
+            Some(messages) => messages.clone(),
+            None => self.step(&letter).await,
+        };
+        begun.decided(messages.clone());
         let announcing = spans::announce(messages.as_slice().len());
         let announced = publisher.announce(unsettled, messages).instrument(announcing).await?;
-        announced.settle().instrument(spans::settle(queue)).await
+        announced.settle().instrument(spans::settle(queue)).await?;
+        begun.settled();
+        Ok(())
     }
 
     /// What is to be announced about a letter, the gateway called or asked where that is the next step.
@@ -333,37 +350,48 @@ pub async fn run(
     stop: &CancellationToken,
     grace: Duration,
 ) -> Stopped {
-    let mut stories = JoinSet::new();
     let dice = worker.dice.clone();
-    let stopped = amqp::run_generations(settings, &dice, stop, grace, |delivery, publisher| {
-        reap(&mut stories);
+    let mut telling = Telling { worker, topology: settings.topology(), stories: JoinSet::new() };
+    let stopped = amqp::run_generations(settings, &dice, stop, grace, &mut telling).await;
+    // What is left is unacked, therefore safe.
+    telling.stories.abort_all();
+    while let Some(ended) = telling.stories.join_next().await {
+        report(ended);
+    }
+    stopped
+}
+
+/// The stories that are being told.
+struct Telling<'a> {
+    worker: Arc<Worker>,
+    topology: &'a amqp::Topology,
+    stories: JoinSet<()>,
+}
+
+impl amqp::Stories for &mut Telling<'_> {
+    fn begin(&mut self, delivery: Delivery, publisher: &Publisher) {
+        reap(&mut self.stories);
         let letter = &delivery.letter;
-        let queue = settings.topology().queue_of(letter.source);
+        let queue = self.topology.queue_of(letter.source);
         let span = spans::delivery(letter.source, &queue, letter.redelivered, letter.body.len());
         carrier::continue_trace(&span, &letter.headers);
-        let worker = Arc::clone(&worker);
+        let worker = Arc::clone(&self.worker);
         let publisher = publisher.clone();
-        stories.spawn(
+        self.stories.spawn(
             async move {
-                events::received(
-                    delivery.letter.source,
-                    delivery.letter.redelivered,
-                    delivery.letter.body.len(),
-                );
+                let Letter { source, redelivered, ref body, .. } = delivery.letter;
+                events::received(source, redelivered, body.len());
                 if let Err(interrupted) = worker.handle(delivery, &publisher, &queue).await {
                     events::interrupted(Of::default(), &interrupted.to_string());
                 }
             }
             .instrument(span),
         );
-    })
-    .await;
-    // What is left is unacked, therefore safe.
-    stories.abort_all();
-    while let Some(ended) = stories.join_next().await {
-        report(ended);
     }
-    stopped
+
+    fn not_begun(&mut self, letter: &Letter) {
+        self.worker.letters.note_untouched(letter);
+    }
 }
 
 /// Takes note of the stories that have ended, so that none is kept longer than it lasts.

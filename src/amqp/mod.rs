@@ -27,6 +27,6 @@ pub use connect::{Broker, Error, SettingsError, Timeouts};
 pub use consumer::Delivery;
 pub use generation::{Ended, Generation, Interrupted};
 pub use publisher::{PublishError, PublishSession, Publisher};
-pub use session::{Session, Settings, Stopped, run_generations};
+pub use session::{Session, Settings, Stopped, Stories, run_generations};
 pub use settle::{Announced, Unsettled};
 pub use topology::Topology;

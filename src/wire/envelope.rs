@@ -8,7 +8,7 @@ use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
 
 /// A header's value, as far as we read and write them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeaderValue {
     /// Long string, short string or bytes that are UTF-8.
     Text(String),
@@ -33,7 +33,7 @@ pub enum Source {
 }
 
 /// Whether the broker says that it has handed this delivery out before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Redelivered {
     /// The first time.
     No,
@@ -42,7 +42,7 @@ pub enum Redelivered {
 }
 
 /// What arrives in a delivery.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Letter {
     /// Which queue it was taken from.
     pub source: Source,

@@ -641,19 +641,25 @@ impl Worker {
         let stopped = stop.clone();
         let run = tokio::spawn(async move {
             let mut stories = JoinSet::new();
-            run_generations(&settings, &Dice::system(), &stopped, PATIENCE, |delivery, publisher| {
-                let (publisher, told) = (publisher.clone(), told.clone());
-                stories.spawn(async move {
-                    let Delivery { letter, unsettled } = delivery;
-                    let generation = unsettled.generation().number();
-                    let body = String::from_utf8_lossy(&letter.body).into_owned();
-                    if let Ok(announced) = publisher.announce(unsettled, outcome(letter.body)).await
-                        && announced.settle().await.is_ok()
-                    {
-                        let _ = told.send((body, generation));
-                    }
-                });
-            })
+            run_generations(
+                &settings,
+                &Dice::system(),
+                &stopped,
+                PATIENCE,
+                |delivery: Delivery, publisher: &Publisher| {
+                    let (publisher, told) = (publisher.clone(), told.clone());
+                    stories.spawn(async move {
+                        let Delivery { letter, unsettled } = delivery;
+                        let generation = unsettled.generation().number();
+                        let body = String::from_utf8_lossy(&letter.body).into_owned();
+                        if let Ok(announced) = publisher.announce(unsettled, outcome(letter.body)).await
+                            && announced.settle().await.is_ok()
+                        {
+                            let _ = told.send((body, generation));
+                        }
+                    });
+                },
+            )
             .await
         });
         Worker { settled, stop, run }
@@ -793,8 +799,12 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
     let stop = CancellationToken::new();
     let mut stories = JoinSet::new();
     let mut taken = 0;
-    let stopped =
-        soon(run_generations(&settings, &Dice::system(), &stop, PATIENCE, |delivery, publisher| {
+    let stopped = soon(run_generations(
+        &settings,
+        &Dice::system(),
+        &stop,
+        PATIENCE,
+        |delivery: Delivery, publisher: &Publisher| {
             let publisher = publisher.clone();
             taken += 1;
             if taken == 50 {
@@ -805,8 +815,9 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
                 publisher.announce(unsettled, outcome("told")).await?.settle().await?;
                 Ok::<String, anyhow::Error>(String::from_utf8(letter.body.to_vec())?)
             });
-        }))
-        .await?;
+        },
+    ))
+    .await?;
     ensure!(stopped == Stopped::Drained);
     let mut settled = BTreeSet::new();
     while let Some(story) = stories.join_next().await {
