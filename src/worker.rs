@@ -23,16 +23,16 @@ use crate::domain::intent::{CancelIntent, Kind, MerchantName};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
 use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan, redelivered};
 use crate::domain::policy::Policy;
-use crate::domain::retry::elapsed;
+use crate::domain::retry::{elapsed, later};
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
 use crate::memory::{Letters, Ordered};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
-use crate::wire::envelope::{HeaderValue, Headers, Letter, Messages, Redelivered, Source};
+use crate::wire::envelope::{HeaderValue, Headers, Letter, Message, Messages, Redelivered, Source};
 use crate::wire::history;
 use crate::wire::intent::{Malformed, Received, decode};
-use crate::wire::outcome::{Stamp, encode, encode_malformed};
+use crate::wire::outcome::{Stamp, announce_again, encode, encode_malformed, park, refusals};
 
 /// So many ordered intents are remembered: some 100 bytes each.
 const ORDERED_LEN_MAX: usize = 100_000;
@@ -90,17 +90,33 @@ impl Worker {
         if begun.is_untouched() {
             letter.redelivered = Redelivered::No;
         }
-        let messages = match begun.decided_before() {
+        let messages = match (begun.decided_before(), letter.source) {
             // Decided once is known: the same bytes, and no second call.
-            Some(messages) => messages.clone(),
-            None => self.step(&letter).await,
+            (Some(messages), _) => messages.clone(),
+            (None, Source::Announcements) => announce_again(&letter),
+            (None, Source::Lane(_) | Source::Returns(_) | Source::Rescue) => self.step(&letter).await,
         };
+        let refusals = match letter.source {
+            Source::Announcements => refusals(&letter.headers).saturating_add(1),
+            Source::Lane(_) | Source::Returns(_) | Source::Rescue => 1,
+        };
+        let park = |refused: &Message| self.park(refused, refusals);
         begun.decided(messages.clone());
         let announcing = spans::announce(messages.as_slice().len());
-        let announced = publisher.announce(unsettled, messages).instrument(announcing).await?;
+        let announced = publisher.announce(unsettled, messages, park).instrument(announcing).await?;
         announced.settle().instrument(spans::settle(queue)).await?;
         begun.settled();
         Ok(())
+    }
+
+    /// What becomes of an event that the broker refused: it waits, longer each time, and is announced again. The
+    /// gateway is not called again for it.
+    fn park(&self, refused: &Message, refusals: u32) -> Option<Message> {
+        let wait = self.policy.tiers.after_tries(refusals, self.dice.roll());
+        let now = self.clock.now();
+        let parked = park(refused, refusals, self.policy.tiers.towards(later(now, wait), now))?;
+        events::announcement_parked(refused.message_id.as_deref().unwrap_or_default(), refusals, wait);
+        Some(parked)
     }
 
     /// What is to be announced about a letter, the gateway called or asked where that is the next step.
@@ -212,7 +228,7 @@ impl Worker {
         let items_len = intent.items().len();
         let fresh = History::fresh(now, items_len);
         let history = match letter.source {
-            Source::Lane(_) | Source::Rescue => fresh,
+            Source::Lane(_) | Source::Rescue | Source::Announcements => fresh,
             // Only the broker publishes there, what we gave it. If it is not readable all the same, a call may
             // have been made.
             Source::Returns(_) => {
@@ -339,7 +355,9 @@ fn lane_of(letter: &Letter) -> Kind {
     match letter.source {
         Source::Lane(kind) | Source::Returns(kind) => kind,
         // What the broker takes from a lane keeps its routing key, which is the lane's kind.
-        Source::Rescue => Kind::parse(&letter.routing_key).unwrap_or(Kind::AsyncCancel),
+        Source::Rescue | Source::Announcements => {
+            Kind::parse(&letter.routing_key).unwrap_or(Kind::AsyncCancel)
+        }
     }
 }
 

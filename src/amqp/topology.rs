@@ -259,6 +259,7 @@ impl Topology {
             Source::Lane(kind) => self.name(&format!("intents.{kind}")),
             Source::Returns(kind) => self.name(&format!("returns.{kind}")),
             Source::Rescue => self.name("rescue"),
+            Source::Announcements => self.name("announcements"),
         }
     }
 

@@ -48,7 +48,7 @@ macro_rules! tell {
 pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     let kind = match source {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
-        Source::Rescue => None,
+        Source::Rescue | Source::Announcements => None,
     };
     let (source, redelivered) = (source_name(source), redelivered == Redelivered::Yes);
     debug!(name: "received", { cancel.kind = kind, source, redelivered, body_bytes }, "Letter received.");
@@ -111,14 +111,12 @@ pub fn announced(of: Of<'_>, messages_len: usize, duration: Duration) {
 }
 
 /// The broker refused an announcement, which waits and is announced again.
-pub fn announcement_parked(of: Of<'_>, delay: Duration) {
+pub fn announcement_parked(event: &str, tries: u32, delay: Duration) {
     let delay_ms = ms(delay);
-    tell!(
-        warn,
-        "announcement_parked",
-        of,
-        { delay_ms },
-        "Broker refused an announcement; it is announced again."
+    error!(
+        name: "announcement_parked",
+        { event, tries, delay_ms },
+        "Broker refused an outcome event: a ledger's queue is full. It waits and is announced again."
     );
 }
 

@@ -152,7 +152,7 @@ fn levels_say_who_must_act() {
         events::called(OF, "/x", 1, None, "in_doubt", Duration::from_millis(5));
         events::inquired(OF, 1, "unanswered", Duration::from_millis(5));
         events::announced(OF, 1, Duration::ZERO);
-        events::announcement_parked(OF, Duration::ZERO);
+        events::announcement_parked("an-event-id", 1, Duration::ZERO);
         events::settled(OF, Duration::ZERO);
         events::interrupted(OF, "connection lost");
         events::isolated(OF, 1);
@@ -175,18 +175,10 @@ fn levels_say_who_must_act() {
         let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
         lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
     };
-    assert_eq!(told("error"), ["panicked", "unrouted_depth", "locked_out"]);
+    assert_eq!(told("error"), ["announcement_parked", "panicked", "unrouted_depth", "locked_out"]);
     assert_eq!(
         told("warn"),
-        [
-            "announcement_parked",
-            "interrupted",
-            "isolated",
-            "paused",
-            "waiting_for_broker",
-            "generation_ended",
-            "grace_over"
-        ]
+        ["interrupted", "isolated", "paused", "waiting_for_broker", "generation_ended", "grace_over"]
     );
     assert_eq!(
         told("info"),

@@ -30,6 +30,8 @@ pub enum Source {
     Returns(Kind),
     /// What the broker itself took from a lane.
     Rescue,
+    /// Outcome events that the broker refused, on their way to be announced again.
+    Announcements,
 }
 
 /// Whether the broker says that it has handed this delivery out before.
