@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         amqp::a_lost_connection_ends_the_generation_and_the_next_is_built,
         amqp::a_consumer_cancelled_by_the_broker_ends_the_generation,
         amqp::the_next_address_is_tried_when_one_does_not_answer,
+        amqp::tls_at_a_plain_port_is_told_as_such,
         amqp::a_worker_that_starts_without_a_broker_waits_for_it,
         amqp::a_drain_settles_what_was_delivered_and_leaves_the_rest,
     ]);
