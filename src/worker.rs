@@ -270,7 +270,7 @@ impl<'a> Teller<'a> {
                 Subject::Whole => "intent",
                 Subject::Item(_) => "item",
             };
-            events::decided(self.of(), what, Some(status), reason, attempts, None);
+            events::decided(self.of(), what, status, reason, attempts);
         }
         match decision.then {
             Then::Done => {}
@@ -351,7 +351,7 @@ pub async fn run(
                     delivery.letter.body.len(),
                 );
                 if let Err(interrupted) = worker.handle(delivery, &publisher, &queue).await {
-                    events::interrupted(Of::default(), &interrupted.to_string());
+                    events::interrupted(Of::default(), &interrupted);
                 }
             }
             .instrument(span),
@@ -359,25 +359,12 @@ pub async fn run(
     })
     .await;
     // What is left is unacked, therefore safe.
-    stories.abort_all();
-    while let Some(ended) = stories.join_next().await {
-        report(ended);
-    }
+    stories.shutdown().await;
     stopped
 }
 
-/// Takes note of the stories that have ended, so that none is kept longer than it lasts.
+/// Lets go of the stories that have ended, so that none is kept longer than it lasts. A panic is our own bug: it
+/// was told where it happened, it ended one story, and its neighbours go on.
 fn reap(stories: &mut JoinSet<()>) {
-    while let Some(ended) = stories.try_join_next() {
-        report(ended);
-    }
-}
-
-/// A panic is our own bug: it ends one story, and its neighbours go on.
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        events::panicked(Of::default(), "a story");
-    }
+    while stories.try_join_next().is_some() {}
 }
