@@ -303,7 +303,7 @@ impl<'a> Teller<'a> {
                 Subject::Whole => "intent",
                 Subject::Item(_) => "item",
             };
-            events::decided(self.of(), what, Some(status), reason, attempts, None);
+            events::decided(self.of(), what, status, reason, attempts);
         }
         match decision.then {
             Then::Done => {}
@@ -372,10 +372,7 @@ pub async fn run(
     let mut telling = Telling { worker, topology: settings.topology(), stories: JoinSet::new() };
     let stopped = amqp::run_generations(settings, &dice, stop, grace, &mut telling).await;
     // What is left is unacked, therefore safe.
-    telling.stories.abort_all();
-    while let Some(ended) = telling.stories.join_next().await {
-        report(ended);
-    }
+    telling.stories.shutdown().await;
     stopped
 }
 
@@ -400,7 +397,7 @@ impl amqp::Stories for &mut Telling<'_> {
                 let Letter { source, redelivered, ref body, .. } = delivery.letter;
                 events::received(source, redelivered, body.len());
                 if let Err(interrupted) = worker.handle(delivery, &publisher, &queue).await {
-                    events::interrupted(Of::default(), &interrupted.to_string());
+                    events::interrupted(Of::default(), &interrupted);
                 }
             }
             .instrument(span),
@@ -412,18 +409,8 @@ impl amqp::Stories for &mut Telling<'_> {
     }
 }
 
-/// Takes note of the stories that have ended, so that none is kept longer than it lasts.
+/// Lets go of the stories that have ended, so that none is kept longer than it lasts. A panic is our own bug: it
+/// was told where it happened, it ended one story, and its neighbours go on.
 fn reap(stories: &mut JoinSet<()>) {
-    while let Some(ended) = stories.try_join_next() {
-        report(ended);
-    }
-}
-
-/// A panic is our own bug: it ends one story, and its neighbours go on.
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        events::panicked(Of::default(), "a story");
-    }
+    while stories.try_join_next().is_some() {}
 }

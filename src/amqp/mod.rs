@@ -16,7 +16,6 @@ mod confirms;
 pub mod connect;
 pub mod consumer;
 pub mod declare;
-mod events;
 pub mod generation;
 pub mod publisher;
 pub mod session;

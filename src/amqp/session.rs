@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{Broker, Error, SettingsError, Timeouts, within};
 use super::consumer::{Consumer, Delivery, Intake};
 use super::declare;
-use super::events;
 use super::generation::{Ended, Fault, Generation, Role};
 use super::publisher::{PublishSession, Publisher};
 use super::topology::Topology;
@@ -26,6 +25,7 @@ use crate::clock::Dice;
 use crate::config::{Amqp, Declare};
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tiers;
+use crate::telemetry::events;
 use crate::wire::envelope::Letter;
 
 /// The longest pause before the next try to connect. Chance chooses below it, so that the workers of a broker that
@@ -252,8 +252,8 @@ pub(super) async fn watch(
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
-            Event::ConnectionBlocked(reason) => events::blocked(role, &reason),
-            Event::ConnectionUnblocked => events::unblocked(role),
+            Event::ConnectionBlocked(reason) => events::broker_blocked(&role.to_string(), &reason),
+            Event::ConnectionUnblocked => events::broker_unblocked(&role.to_string()),
             Event::Error(error) => {
                 generation.end(Ended::ConnectionLost { role, source: Some(Fault(error)) });
                 return;
@@ -318,7 +318,7 @@ pub async fn run_generations(
         };
         let mut session = opened;
         address = session.at;
-        events::generation_begins(number, &session.address(), session.consumers.len());
+        events::generation_started(number, &session.address(), session.consumers.len());
         let why = serve(&mut session, settings, stop, &mut stories).await;
         match why {
             None => return drain(session, settings, grace, &mut stories).await,
@@ -384,7 +384,7 @@ async fn serve(
                     if depth > 0 {
                         events::unrouted(&unrouted, depth);
                     } else if depth_before > 0 {
-                        events::routed_again(&unrouted);
+                        events::unrouted_cleared(&unrouted);
                     }
                     depth_before = depth;
                 }
@@ -401,8 +401,8 @@ async fn drain(
     grace: Duration,
     stories: &mut impl Stories,
 ) -> Stopped {
-    let deadline = Instant::now() + grace;
-    events::drain_begins(settings.intake.held());
+    let begun = Instant::now();
+    events::drain_started(settings.intake.held(), grace);
     let publisher = session.publisher().clone();
     let finishing = async {
         session.stop_consuming().await;
@@ -416,26 +416,27 @@ async fn drain(
             () = settings.intake.given_back() => {}
         }
     };
-    let in_time = timeout_at(deadline, finishing).await.is_ok() && session.generation.why().is_none();
+    let in_time = timeout_at(begun + grace, finishing).await.is_ok() && session.generation.why().is_none();
     let unsettled = if in_time { 0 } else { settings.intake.held() };
     session.close().await;
-    said(unsettled)
+    said(unsettled, begun)
 }
 
 /// There is no connection: nothing can be settled, but what was begun may be finished.
 async fn stopped_without_broker(settings: &Settings, grace: Duration) -> Stopped {
+    let begun = Instant::now();
     let unsettled = settings.intake.held();
-    events::drain_begins(unsettled);
+    events::drain_started(unsettled, grace);
     let _ = tokio::time::timeout(grace, settings.intake.given_back()).await;
-    said(unsettled)
+    said(unsettled, begun)
 }
 
-fn said(unsettled: usize) -> Stopped {
+fn said(unsettled: usize, begun: Instant) -> Stopped {
     if unsettled == 0 {
-        events::drained();
+        events::drain_finished(begun.elapsed());
         Stopped::Drained
     } else {
-        events::given_back(unsettled);
+        events::gave_back(unsettled, begun.elapsed());
         Stopped::GaveBack { unsettled }
     }
 }
