@@ -56,13 +56,18 @@ pub(super) struct Served {
 
 impl Intake {
     /// The lanes of these kinds; beside each its returns, with a quarter of its prefetch, so that a retry never
-    /// waits behind a backlog; the rescue, and the refused events.
+    /// waits behind a backlog; the rescue, the refused events, and the isolation.
     pub(super) fn new(lanes: &BTreeMap<Kind, u16>) -> Intake {
         let served = lanes.iter().flat_map(|(kind, prefetch)| {
             [(Source::Lane(*kind), *prefetch), (Source::Returns(*kind), (prefetch / 4).max(1))]
         });
         let served = served
-            .chain([(Source::Rescue, 1), (Source::Announcements, ANNOUNCEMENTS_PREFETCH)])
+            .chain([
+                (Source::Rescue, 1),
+                (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
+                // One at a time: whatever takes the process down, takes no neighbour's good name with it.
+                (Source::Isolation, 1),
+            ])
             .map(|(source, prefetch)| Served {
                 source,
                 prefetch,
@@ -295,6 +300,7 @@ mod tests {
                 (Source::Returns(Kind::BatchCancel), 1),
                 (Source::Rescue, 1),
                 (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
+                (Source::Isolation, 1),
             ]
         );
         assert_eq!(intake.held(), 0);

@@ -249,6 +249,7 @@ impl Topology {
             Address::Announce => self.name("announce"),
             Address::Delay(tier) => self.name(&format!("delay.{}", tier.name)),
             Address::DeadLetters => self.name("dead-letters"),
+            Address::Isolation => self.name("isolation"),
             Address::Intents => self.name("intents"),
         }
     }
@@ -260,6 +261,7 @@ impl Topology {
             Source::Returns(kind) => self.name(&format!("returns.{kind}")),
             Source::Rescue => self.name("rescue"),
             Source::Announcements => self.name("announcements"),
+            Source::Isolation => self.name("isolation"),
         }
     }
 

@@ -49,7 +49,7 @@ macro_rules! tell {
 pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     let kind = match source {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
-        Source::Rescue | Source::Announcements => None,
+        Source::Rescue | Source::Announcements | Source::Isolation => None,
     };
     let (source, redelivered) = (source_name(source), redelivered == Redelivered::Yes);
     debug!(name: "received", { cancel.kind = kind, source, redelivered, body_bytes }, "Letter received.");
@@ -107,6 +107,11 @@ pub fn dead_lettered(of: Of<'_>, reason: &str, detail: &str) {
 pub fn interrupted(of: Of<'_>, why: &dyn Error) {
     let why = chain(why);
     tell!(warn, "interrupted", of, { why }, "Step interrupted; the broker hands the letter out again.");
+}
+
+/// A letter may have taken a process down: it is handled alone.
+pub fn isolated(kind: &str, strikes: u32) {
+    warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
 }
 
 // What a person must look at.

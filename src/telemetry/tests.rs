@@ -136,6 +136,7 @@ fn levels_say_who_must_act() {
         events::dead_lettered(OF, "no_evidence", "Nothing tells.");
         events::announcement_parked("an-event-id", 1, Duration::ZERO);
         events::interrupted(OF, &WHY);
+        events::isolated("async_cancel", 1);
         events::panicked("src/x.rs:1");
         events::unrouted("cancel.unrouted", 3);
         events::unrouted_cleared("cancel.unrouted");
@@ -161,6 +162,7 @@ fn levels_say_who_must_act() {
         told("warn"),
         [
             "interrupted",
+            "isolated",
             "depth_unknown",
             "waiting_for_broker",
             "generation_ended",

@@ -32,6 +32,8 @@ pub enum Source {
     Rescue,
     /// Outcome events that the broker refused, on their way to be announced again.
     Announcements,
+    /// Letters that may have taken a process down.
+    Isolation,
 }
 
 /// Whether the broker says that it has handed this delivery out before.
@@ -67,6 +69,8 @@ pub enum Address {
     Delay(Tier),
     /// `cancel.dead-letters`.
     DeadLetters,
+    /// Letters that may have taken a process down: `cancel.isolation`.
+    Isolation,
     /// Intents, as an order system publishes them: `cancel.intents`.
     Intents,
 }

@@ -116,7 +116,7 @@ pub fn refusals(headers: &Headers) -> u32 {
 pub fn park(refused: &Message, tries: u32, tier: &Tier) -> Option<Message> {
     let event_id = match refused.address {
         Address::Announce => refused.message_id.clone()?,
-        Address::Delay(_) | Address::DeadLetters | Address::Intents => return None,
+        Address::Delay(_) | Address::DeadLetters | Address::Isolation | Address::Intents => return None,
     };
     let mut headers = refused.headers.clone();
     headers.insert(parked::EVENT_ID.to_owned(), HeaderValue::Text(event_id));
@@ -516,6 +516,21 @@ fn waiting(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) ->
         message_id: None,
         body: letter.body.clone(),
     }
+}
+
+/// A letter that may have taken a process down, on its way to be handled alone.
+pub fn isolate(letter: &Letter, kind: Kind, history: &History, trace: &Headers) -> Messages {
+    let mut headers = history::encode(history);
+    headers.extend(trace.clone());
+    let message = Message {
+        address: Address::Isolation,
+        routing_key: kind.as_str().to_owned(),
+        headers,
+        content_type: LETTER_CONTENT_TYPE,
+        message_id: None,
+        body: letter.body.clone(),
+    };
+    Messages::new(message, [])
 }
 
 /// Whose letter it is, where that can be read.
