@@ -17,6 +17,7 @@ pub mod connect;
 pub mod consumer;
 pub mod declare;
 pub mod generation;
+pub mod permissions;
 pub mod publisher;
 pub mod session;
 pub mod settle;
