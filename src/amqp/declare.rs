@@ -17,7 +17,7 @@ use super::generation::Role;
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
 
 /// AMQP's numbers for what can be wrong with a declaration.
-const NOT_ALLOWED: u16 = 403;
+pub(super) const NOT_ALLOWED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const DIFFERS: u16 = 406;
 
@@ -40,6 +40,15 @@ pub enum Finding {
         /// What the broker says; names the argument.
         text: String,
     },
+    /// A worker must be able to do this, and we may not.
+    NotPermitted {
+        /// What may not be done, up to the name.
+        doing: &'static str,
+        /// The name of the queue or exchange.
+        name: String,
+        /// What the broker says.
+        text: String,
+    },
     /// It is there, but we are not allowed to ask for its arguments.
     NotAllowed {
         /// `queue` or `exchange`.
@@ -55,6 +64,9 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Missing { what, name } => write!(f, "{what} `{name}` is missing"),
+            Finding::NotPermitted { doing, name, text } => {
+                write!(f, "no permission to {doing} `{name}`: {text}")
+            }
             Finding::Differs { what, name, text } => write!(f, "{what} `{name}` differs: {text}"),
             Finding::NotAllowed { what, name, text } => {
                 write!(f, "{what} `{name}` cannot be compared: {text}")

@@ -12,6 +12,7 @@ pub mod evidence;
 mod fixtures;
 pub mod history;
 pub mod intent;
+pub mod isolation;
 pub mod outcome;
 pub mod paywall;
 pub mod plan;

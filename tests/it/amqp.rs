@@ -368,8 +368,12 @@ pub(crate) async fn a_refused_announcement_interrupts_and_the_letter_comes_again
     publish_intents(url, prefix, &["one"]).await?;
 
     let Delivery { unsettled, .. } = next(&mut session).await?;
-    let interrupted =
-        session.publisher().announce(unsettled, outcome("told")).await.map(|_| ()).expect_err("refused");
+    let interrupted = session
+        .publisher()
+        .announce(unsettled, outcome("told"), |_| None)
+        .await
+        .map(|_| ())
+        .expect_err("refused");
     ensure!(matches!(interrupted.why, Ended::Refused { .. }), "{interrupted:?}");
     ensure!(session.next().await.is_none(), "an ended generation delivers nothing");
     session.close().await;
@@ -396,13 +400,13 @@ pub(crate) async fn an_ack_of_a_generation_that_is_gone_is_interrupted(
     publish_intents(url, prefix, &["one", "two"]).await?;
     let one = next(&mut first).await?;
     let two = next(&mut first).await?;
-    let announced = first.publisher().announce(one.unsettled, outcome("told")).await?;
+    let announced = first.publisher().announce(one.unsettled, outcome("told"), |_| None).await?;
     first.close().await;
     let interrupted = announced.settle().await.expect_err("its channel is gone");
     ensure!(interrupted.generation == 1);
 
     let mut second = Session::open(&settings, 2, 0).await?;
-    let stale = second.publisher().announce(two.unsettled, outcome("told")).await.map(|_| ());
+    let stale = second.publisher().announce(two.unsettled, outcome("told"), |_| None).await.map(|_| ());
     ensure!(stale.is_err_and(|interrupted| interrupted.generation == 1), "it is not of this generation");
     ensure!(second.generation().why().is_none(), "a letter of an older generation ends no newer one");
     let mut again = BTreeSet::new();
@@ -410,7 +414,7 @@ pub(crate) async fn an_ack_of_a_generation_that_is_gone_is_interrupted(
         let Delivery { letter, unsettled } = next(&mut second).await?;
         ensure!(letter.redelivered == Redelivered::Yes);
         again.insert(String::from_utf8(letter.body.to_vec())?);
-        second.publisher().announce(unsettled, outcome("told")).await?.settle().await?;
+        second.publisher().announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
     }
     ensure!(again == BTreeSet::from(["one".to_owned(), "two".to_owned()]));
     second.close().await;
@@ -433,7 +437,7 @@ pub(crate) async fn no_more_is_delivered_than_we_hold_permits_for(url: &str, pre
     ensure!(session.queue_depth(&lane).await? == 2, "the broker keeps the other two");
     ensure!(futures_util::poll!(std::pin::pin!(session.next())).is_pending(), "a fourth was delivered");
     let Delivery { unsettled, .. } = held.pop().context("three")?;
-    session.publisher().announce(unsettled, outcome("told")).await?.settle().await?;
+    session.publisher().announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
     held.push(next(&mut session).await?);
     ensure!(session.queue_depth(&lane).await? == 1);
     ensure!(futures_util::poll!(std::pin::pin!(session.next())).is_pending(), "a fifth was delivered");
@@ -503,7 +507,7 @@ pub(crate) async fn a_delayed_letter_comes_back_with_its_routing_key(url: &str, 
     for (name, value) in &delayed.headers {
         ensure!(letter.headers.get(name) == Some(value), "{name}: {:?}", letter.headers);
     }
-    session.publisher().announce(unsettled, outcome("told")).await?.settle().await?;
+    session.publisher().announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
     session.close().await;
     delete_all(settings.broker(), settings.topology()).await?;
     Ok(())
@@ -555,7 +559,7 @@ pub(crate) async fn dead_letters_are_work_and_view_and_the_rescue_has_what_the_b
     ensure!(letter.source == Source::Rescue && letter.body == "expired");
     ensure!(letter.routing_key == Kind::BatchCancel.as_str());
     let dead = Messages::new(message(Address::DeadLetters, "batch_cancel.expired", letter.body), []);
-    session.publisher().announce(unsettled, dead).await?.settle().await?;
+    session.publisher().announce(unsettled, dead, |_| None).await?.settle().await?;
     ensure!(session.queue_depth(&format!("{prefix}.dead-letters")).await? == 1);
     let mut from_the_first = FieldTable::default();
     from_the_first.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
@@ -647,19 +651,26 @@ impl Worker {
         let stopped = stop.clone();
         let run = tokio::spawn(async move {
             let mut stories = JoinSet::new();
-            run_generations(&settings, &Dice::system(), &stopped, PATIENCE, |delivery, publisher| {
-                let (publisher, told) = (publisher.clone(), told.clone());
-                stories.spawn(async move {
-                    let Delivery { letter, unsettled } = delivery;
-                    let generation = unsettled.generation().number();
-                    let body = String::from_utf8_lossy(&letter.body).into_owned();
-                    if let Ok(announced) = publisher.announce(unsettled, outcome(letter.body)).await
-                        && announced.settle().await.is_ok()
-                    {
-                        let _ = told.send((body, generation));
-                    }
-                });
-            })
+            run_generations(
+                &settings,
+                &Dice::system(),
+                &stopped,
+                PATIENCE,
+                |delivery: Delivery, publisher: &Publisher| {
+                    let (publisher, told) = (publisher.clone(), told.clone());
+                    stories.spawn(async move {
+                        let Delivery { letter, unsettled } = delivery;
+                        let generation = unsettled.generation().number();
+                        let body = String::from_utf8_lossy(&letter.body).into_owned();
+                        if let Ok(announced) =
+                            publisher.announce(unsettled, outcome(letter.body), |_| None).await
+                            && announced.settle().await.is_ok()
+                        {
+                            let _ = told.send((body, generation));
+                        }
+                    });
+                },
+            )
             .await
         });
         Worker { settled, stop, run }
@@ -811,8 +822,12 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
     let stop = CancellationToken::new();
     let mut stories = JoinSet::new();
     let mut taken = 0;
-    let stopped =
-        soon(run_generations(&settings, &Dice::system(), &stop, PATIENCE, |delivery, publisher| {
+    let stopped = soon(run_generations(
+        &settings,
+        &Dice::system(),
+        &stop,
+        PATIENCE,
+        |delivery: Delivery, publisher: &Publisher| {
             let publisher = publisher.clone();
             taken += 1;
             if taken == 50 {
@@ -820,11 +835,12 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
             }
             stories.spawn(async move {
                 let Delivery { letter, unsettled } = delivery;
-                publisher.announce(unsettled, outcome("told")).await?.settle().await?;
+                publisher.announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
                 Ok::<String, anyhow::Error>(String::from_utf8(letter.body.to_vec())?)
             });
-        }))
-        .await?;
+        },
+    ))
+    .await?;
     ensure!(stopped == Stopped::Drained);
     let mut settled = BTreeSet::new();
     while let Some(story) = stories.join_next().await {

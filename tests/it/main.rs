@@ -5,6 +5,8 @@
 
 mod amqp;
 mod harness;
+mod ledgers;
+mod permissions;
 mod stories;
 mod support;
 
@@ -17,6 +19,9 @@ fn main() -> ExitCode {
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
+        ledgers::an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call,
+        ledgers::a_ledger_that_is_full_for_one_kind_does_not_stop_the_others,
+        permissions::the_least_permissions_of_a_worker_are_enough_and_one_less_is_told,
         stories::an_async_cancel_that_succeeds_at_once_is_told_as_cancelled,
     ];
     tests.extend(trials_at_url![
