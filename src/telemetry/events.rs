@@ -109,6 +109,11 @@ pub fn interrupted(of: Of<'_>, why: &dyn Error) {
     tell!(warn, "interrupted", of, { why }, "Step interrupted; the broker hands the letter out again.");
 }
 
+/// The gateway accepts us again.
+pub fn let_in(api: &str, merchant: &str, after: Duration) {
+    info!(name: "let_in", { api, merchant, duration_ms = ms(after) }, "Gateway accepts us again.");
+}
+
 /// A letter may have taken a process down: it is handled alone.
 pub fn isolated(kind: &str, strikes: u32) {
     warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
