@@ -149,6 +149,11 @@ pub fn locked_out(api: &str, merchant: &str, http_status: Option<u16>) {
 
 // The life of the process.
 
+/// A key of the configuration is set that this version takes no notice of.
+pub fn without_effect(key: &str) {
+    warn!(name: "without_effect", { key }, "This key has no effect yet.");
+}
+
 /// A signal asks us to stop.
 pub fn stopping(signal: &str) {
     info!(name: "stopping", { signal }, "Asked to stop.");
