@@ -51,8 +51,8 @@ pub(super) struct Demo {
 const NO_BROKER: &str = "the demo needs a RabbitMQ: `make demo` finds or starts one by itself; or give its \
                          address, as AMQP_URL or as `cancel-worker demo amqp://user:password@host:port/vhost`";
 
-/// What the worker logs when nobody asks: the demo tells its own story.
-const LOG_DEFAULT: &str = "off";
+/// What is logged when nobody asks: the demo tells its own story.
+const LOG_DEFAULT: &str = "error";
 
 /// How long the worker may take to finish what it has in hand.
 const WORKER_END_MAX: Duration = Duration::from_secs(8);
@@ -72,6 +72,8 @@ impl Demo {
         let Some(url) = given.filter(|url| !url.trim().is_empty()) else {
             return Err(Failure::input(NO_BROKER));
         };
+        let signal = stop_signal();
+        tokio::pin!(signal);
         let simulator = start_simulator().await?;
         let prefix = format!("cancel-demo-{:08x}", rand::random::<u32>());
         let config = configure(&url, &prefix, simulator.urls())?;
@@ -121,7 +123,7 @@ impl Demo {
         let mut playing = tokio::spawn(play::play(Arc::clone(&house), order_system, stop.clone()));
         let (played, signal) = tokio::select! {
             biased;
-            signal = stop_signal() => {
+            signal = &mut signal => {
                 stop.cancel();
                 (playing.await, Some(signal))
             }
