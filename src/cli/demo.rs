@@ -52,7 +52,7 @@ const NO_BROKER: &str = "the demo needs a RabbitMQ: `make demo` finds or starts 
                          address, as AMQP_URL or as `cancel-worker demo amqp://user:password@host:port/vhost`";
 
 /// What is logged when nobody asks: the demo tells its own story.
-const LOG_DEFAULT: &str = "error";
+const LOG_DEFAULT: &str = "off";
 
 /// How long the worker may take to finish what it has in hand.
 const WORKER_END_MAX: Duration = Duration::from_secs(8);
@@ -156,7 +156,7 @@ fn end(
         Ok(Ok(Played::ToTheEnd(report))) => report,
         Ok(Ok(Played::Stopped)) => return Err(Failure::own(and_remains("stopped".to_owned()))),
         Ok(Err(error)) => return Err(Failure::unavailable(and_remains(chain(&error)))),
-        Err(_) => return Err(Failure::own(and_remains("the demo panicked".to_owned()))),
+        Err(_) => return Err(Failure::own(and_remains("the demo panicked; `--log` shows where".to_owned()))),
     };
     let differences = report.differences();
     if !differences.is_empty() {
