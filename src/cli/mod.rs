@@ -28,21 +28,15 @@ pub struct Arguments {
     command: Command,
 }
 
+/// Each says itself what it does: a word about it here would hide the help that it has.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work: take intents, call the gateway, announce outcomes, until a signal comes
     Run(run::Run),
-    /// Watch it work: simulator, worker and some twenty intents against your RabbitMQ, checked against the truth
     Demo(demo::Demo),
-    /// Check the configuration; with --broker also the broker's topology and permissions
     Check(check::Check),
-    /// Print, apply or verify the exchanges, queues and bindings
     Topology(topology::Topology),
-    /// Publish intents from JSON lines, confirmed
     Publish(publish::Publish),
-    /// Follow outcome events as they are announced
     Outcomes(outcomes::Outcomes),
-    /// Run a truthful stand-in of the three Paywall APIs
     Simulate(simulate::Simulate),
 }
 

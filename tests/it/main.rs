@@ -4,6 +4,7 @@
 //! when it stands in the list below. `cargo test --test it -- NAME` runs those whose name contains NAME.
 
 mod amqp;
+mod demo;
 mod doors;
 mod harness;
 mod ledgers;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     // As the binary does: the process has one TLS provider, chosen once.
     rustls::crypto::ring::default_provider().install_default().expect("nobody was here before");
     let mut tests = trials![
+        demo::the_demo_exits_with_0_and_leaves_nothing_at_the_broker,
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
