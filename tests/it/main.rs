@@ -7,6 +7,7 @@ mod amqp;
 mod harness;
 mod stories;
 mod support;
+mod truth;
 
 use std::process::ExitCode;
 
@@ -90,6 +91,8 @@ fn main() -> ExitCode {
         stories::copies::a_delivery_that_comes_again_is_asked_about_before_it_is_called,
         stories::copies::an_outcome_that_no_ledger_listens_to_is_kept,
         stories::copies::an_intent_with_an_unknown_routing_key_is_kept,
+        truth::whatever_goes_wrong_nothing_untrue_is_told,
+        truth::whatever_goes_wrong_across_midnight_nothing_untrue_is_told,
     ];
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,
