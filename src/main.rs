@@ -8,7 +8,14 @@ use rustls::crypto::ring;
 use cancel_worker::cli::{Arguments, Failure};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            // Nobody can be told that nobody can be told. Help and version are what was asked for.
+            let _ = usage.print();
+            return if usage.use_stderr() { ExitCode::from(Failure::INPUT) } else { ExitCode::SUCCESS };
+        }
+    };
     // Two crates could each bring a provider of their own; the process has one.
     if ring::default_provider().install_default().is_err() {
         eprintln!("cancel-worker: a TLS provider was installed before ours");

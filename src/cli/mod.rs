@@ -73,7 +73,8 @@ pub struct Failure {
 impl Failure {
     /// Our own fault (`EX_SOFTWARE`).
     pub const OWN_FAULT: u8 = 70;
-    const INPUT: u8 = 64;
+    /// The configuration, the command line or what was given to the command is wrong (`EX_USAGE`).
+    pub const INPUT: u8 = 64;
     const UNAVAILABLE: u8 = 69;
 
     /// The configuration, or what was given to the command, is wrong.
@@ -114,14 +115,18 @@ impl Arguments {
     }
 }
 
-/// Resolves when the process is asked to stop: SIGTERM or SIGINT, by its name.
-async fn stop_signal() -> &'static str {
+/// Resolves when the process is asked to stop: SIGTERM or SIGINT, by its name. It listens from now on, not only
+/// from when it is first awaited.
+fn stop_signal() -> impl Future<Output = &'static str> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    // Without a handler the signal ends the process at once, which loses nothing: what is unacked stays.
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let signals =
+        signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    async move {
+        // Without a handler the signal ends the process at once, which loses nothing: what is unacked stays.
+        let Ok((mut terminate, mut interrupt)) = signals else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     }
 }

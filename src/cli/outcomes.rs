@@ -35,12 +35,12 @@ enum Format {
 impl Outcomes {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let Target { broker, topology, .. } = self.amqp.target()?;
+        let stop = stop_signal();
+        tokio::pin!(stop);
         let unavailable = |error: crate::amqp::Error| Failure::unavailable(chain(&error));
         let mut tail = Tail::open(&broker, &topology, &self.only).await.map_err(unavailable)?;
         eprintln!("listening to {} at {broker}", topology.taps());
         let mut seen = 0;
-        let stop = stop_signal();
-        tokio::pin!(stop);
         while self.count.is_none_or(|count| seen < count) {
             let passing = tokio::select! {
                 _ = &mut stop => break,

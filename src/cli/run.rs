@@ -46,13 +46,16 @@ impl Run {
         let filter = FILTER_VARIABLES.iter().find_map(|name| std::env::var(name).ok());
         let _telemetry = init(&config.telemetry, filter.as_deref(), clock.clone())
             .map_err(|error| Failure::input(chain(&error)))?;
+        let signal = stop_signal();
+        for key in config.without_effect() {
+            events::without_effect(&key);
+        }
         events::started(env!("CARGO_PKG_VERSION"), &config.worker.name, &config.worker.source);
 
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         tokio::spawn(async move {
-            let signal = stop_signal().await;
-            events::stopping(signal);
+            events::stopping(signal.await);
             stopping.cancel();
         });
         let worker = Arc::new(Worker::new(&config, gateway, clock, Dice::system()));

@@ -56,6 +56,7 @@ impl Simulate {
             seed: self.seed,
             ..SimulatorConfig::default()
         };
+        let signal = stop_signal();
         let simulator = Simulator::start(config)
             .await
             .map_err(|error| Failure::unavailable(format!("failed to take the ports: {error}")))?;
@@ -65,8 +66,7 @@ impl Simulate {
         println!("private_url = \"{}\"", urls.private);
         println!("payment_url = \"{}\"", urls.payment);
         println!("# control: {}", urls.control);
-        let signal = stop_signal().await;
-        eprintln!("stopping on {signal}");
+        eprintln!("stopping on {}", signal.await);
         simulator.shutdown().await;
         Ok(ExitCode::SUCCESS)
     }

@@ -4,6 +4,7 @@
 //! Levels: *error*, a person must act; *warn*, worse than it should be, and heals by itself; *info*, the life
 //! of the process, and one line for each intent that is done with; *debug*, steps.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -48,7 +49,7 @@ macro_rules! tell {
 pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     let kind = match source {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
-        Source::Rescue => None,
+        Source::Rescue | Source::Announcements | Source::Isolation => None,
     };
     let (source, redelivered) = (source_name(source), redelivered == Redelivered::Yes);
     debug!(name: "received", { cancel.kind = kind, source, redelivered, body_bytes }, "Letter received.");
@@ -57,11 +58,6 @@ pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
 /// A letter cannot be read. Its dead letter is told by [`dead_lettered`]. `field` is the field's path.
 pub fn malformed(of: Of<'_>, field: &str) {
     tell!(debug, "malformed", of, { field }, "Letter is malformed.");
-}
-
-/// What the next step of a letter is: `call`, `inquire`, `wait`, `refuse`.
-pub fn planned(of: Of<'_>, step: &str) {
-    tell!(debug, "planned", of, { step }, "Next step planned.");
 }
 
 /// A letter waits before its next step, which is no attempt; `why` is one word.
@@ -87,44 +83,19 @@ pub fn inquired(of: Of<'_>, asked: u32, evidence: &str, duration: Duration) {
     tell!(debug, "inquired", of, { asked, evidence, duration_ms = ms(duration) }, "Gateway asked.");
 }
 
-/// What was decided. With a `delay` the letter goes on, which is a step; without one this is the line of an
-/// intent that is done with.
-pub fn decided(
-    of: Of<'_>,
-    decision: &str,
-    status: Option<&str>,
-    reason: Option<&str>,
-    attempts: u32,
-    delay: Option<Duration>,
-) {
-    match delay.map(ms) {
-        Some(delay_ms) => {
-            tell!(debug, "decided", of, { decision, status, reason, attempts, delay_ms }, "Intent goes on.");
-        }
-        None => tell!(info, "decided", of, { decision, status, reason, attempts }, "Intent decided."),
-    }
+/// An intent, or one payment of a batch (`what`: `intent`, `item`), is decided; or, of an order that was accepted,
+/// its beginning.
+pub fn decided(of: Of<'_>, what: &str, status: &str, reason: Option<&str>, attempts: u32) {
+    tell!(info, "decided", of, { what, status, reason, attempts }, "Intent decided.");
 }
 
-/// All messages of a decision were confirmed.
-pub fn announced(of: Of<'_>, messages_len: usize, duration: Duration) {
-    tell!(debug, "announced", of, { messages_len, duration_ms = ms(duration) }, "Decision announced.");
-}
-
-/// The broker refused an announcement, which waits and is announced again.
-pub fn announcement_parked(of: Of<'_>, delay: Duration) {
-    let delay_ms = ms(delay);
-    tell!(
-        warn,
-        "announcement_parked",
-        of,
-        { delay_ms },
-        "Broker refused an announcement; it is announced again."
+/// The broker refused an outcome event (`event` is its id): it waits, and is announced again.
+pub fn announcement_parked(event: &str, tries: u32, delay: Duration) {
+    error!(
+        name: "announcement_parked",
+        { event, tries, delay_ms = ms(delay) },
+        "Broker refused an outcome event: a ledger's queue is full. It waits and is announced again."
     );
-}
-
-/// A delivery was given back, done. `duration` is that of the whole step.
-pub fn settled(of: Of<'_>, duration: Duration) {
-    tell!(debug, "settled", of, { duration_ms = ms(duration) }, "Delivery settled.");
 }
 
 /// An intent lies in the dead letters. `detail` is one sentence of ours, which names fields and no values.
@@ -133,26 +104,42 @@ pub fn dead_lettered(of: Of<'_>, reason: &str, detail: &str) {
 }
 
 /// A step could not be finished; the broker takes the letter back.
-pub fn interrupted(of: Of<'_>, why: &str) {
+pub fn interrupted(of: Of<'_>, why: &dyn Error) {
+    let why = chain(why);
     tell!(warn, "interrupted", of, { why }, "Step interrupted; the broker hands the letter out again.");
 }
 
-/// A letter may have taken a process down, and is handled alone from now on.
-pub fn isolated(of: Of<'_>, strikes: u32) {
-    tell!(warn, "isolated", of, { strikes }, "Letter is a suspect; it is handled alone.");
+/// The gateway accepts us again.
+pub fn let_in(api: &str, merchant: &str, after: Duration) {
+    info!(name: "let_in", { api, merchant, duration_ms = ms(after) }, "Gateway accepts us again.");
 }
 
-/// Handling a letter ended in a panic: a bug of ours. The panic's own text is not told, it may quote
-/// anything.
-pub fn panicked(of: Of<'_>, place: &str) {
-    tell!(error, "panicked", of, { place }, "Handling a letter panicked; this is a bug of cancel-worker.");
+/// A letter may have taken a process down: it is handled alone.
+pub fn isolated(kind: &str, strikes: u32) {
+    warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
 }
 
 // What a person must look at.
 
+/// Something panicked: a bug of ours. `place` is file and line; the panic's own text is not told, it may quote
+/// anything.
+pub fn panicked(place: &str) {
+    error!(name: "panicked", { place }, "Something panicked; this is a bug of cancel-worker.");
+}
+
 /// So many messages lie where nobody listens.
-pub fn unrouted_depth(queue: &str, depth: u64) {
-    error!(name: "unrouted_depth", { queue, depth }, "Messages that nobody is bound to are piling up.");
+pub fn unrouted(queue: &str, depth: u32) {
+    error!(name: "unrouted", { queue, depth }, "Messages that no queue is bound to are kept; a person must move them.");
+}
+
+/// None of them is left.
+pub fn unrouted_cleared(queue: &str) {
+    info!(name: "unrouted_cleared", { queue }, "Nothing is left of what no queue was bound to.");
+}
+
+/// Nobody knows how many messages lie there.
+pub fn depth_unknown(queue: &str, why: &dyn Error) {
+    warn!(name: "depth_unknown", { queue, why = chain(why) }, "Depth of a queue could not be read.");
 }
 
 /// The gateway does not accept our keys or our address: this API and merchant pause.
@@ -160,22 +147,12 @@ pub fn locked_out(api: &str, merchant: &str, http_status: Option<u16>) {
     error!(name: "locked_out", { api, merchant, http_status }, "Gateway does not accept our keys or our address.");
 }
 
-/// The gateway accepts us again.
-pub fn let_in(api: &str, merchant: &str, duration: Duration) {
-    info!(name: "let_in", { api, merchant, duration_ms = ms(duration) }, "Gateway accepts us again.");
-}
-
-/// An endpoint is paused: it is down, slow, or not there.
-pub fn paused(api: &str, merchant: &str, why: &str, delay: Duration) {
-    warn!(name: "paused", { api, merchant, why, delay_ms = ms(delay) }, "Calls to the gateway pause.");
-}
-
-/// A paused endpoint is called again.
-pub fn resumed(api: &str, merchant: &str, duration: Duration) {
-    info!(name: "resumed", { api, merchant, duration_ms = ms(duration) }, "Calls to the gateway go on.");
-}
-
 // The life of the process.
+
+/// A key of the configuration is set that this version takes no notice of.
+pub fn without_effect(key: &str) {
+    warn!(name: "without_effect", { key }, "This key has no effect yet.");
+}
 
 /// A signal asks us to stop.
 pub fn stopping(signal: &str) {
@@ -187,41 +164,66 @@ pub fn started(version: &str, worker: &str, source: &str) {
     info!(name: "started", { version, worker, source }, "cancel-worker started.");
 }
 
-/// A connection to the broker is being made; `broker` is host and port.
-pub fn connecting(broker: &str, attempt: u32) {
-    info!(name: "connecting", { broker, attempt }, "Connecting to the broker.");
-}
-
-/// The broker is not to be had now; it is tried again.
-pub fn waiting_for_broker(attempt: u32, why: &str, delay: Duration) {
-    let delay_ms = ms(delay);
-    warn!(name: "waiting_for_broker", { attempt, why, delay_ms }, "Broker is not to be had; trying again.");
+/// The broker is not to be had now; it is tried again. `broker` is host, port and virtual host of every address;
+/// `tries` counts from 1.
+pub fn waiting_for_broker(broker: &str, why: &dyn Error, tries: u64) {
+    let why = chain(why);
+    warn!(name: "waiting_for_broker", { broker, why, tries }, "Broker is not to be had; trying again.");
 }
 
 /// Connected, and consuming. Generations count from 1.
-pub fn generation_started(generation: u64, lanes_len: usize) {
-    info!(name: "generation_started", { generation, lanes_len }, "Connected to the broker; taking letters.");
+pub fn generation_started(generation: u64, broker: &str, consumers_len: usize) {
+    info!(
+        name: "generation_started",
+        { generation, broker, consumers_len },
+        "Connected to the broker; taking letters."
+    );
 }
 
-/// The connection is gone, or was given up.
-pub fn generation_ended(generation: u64, why: &str, duration: Duration) {
-    let duration_ms = ms(duration);
-    warn!(name: "generation_ended", { generation, why, duration_ms }, "Connection to the broker ended.");
+/// The connection is gone, or was given up. `held` letters go back to the broker.
+pub fn generation_ended(generation: u64, why: &dyn Error, held: usize) {
+    let why = chain(why);
+    warn!(name: "generation_ended", { generation, why, held }, "Connection to the broker ended; connecting again.");
 }
 
-/// A signal came: no more letters are taken.
-pub fn drain_started(signal: &str, in_flight: usize, grace: Duration) {
-    let grace_ms = ms(grace);
-    info!(name: "drain_started", { signal, in_flight, grace_ms }, "Stopping: finishing what is in flight.");
+/// The broker is short of memory or disk, and reads nothing more from a connection.
+pub fn broker_blocked(connection: &str, why: &str) {
+    warn!(name: "broker_blocked", { connection, why }, "Broker has an alarm and takes nothing from this connection.");
 }
 
-/// All that was in flight is finished.
+/// Its alarm is over.
+pub fn broker_unblocked(connection: &str) {
+    info!(name: "broker_unblocked", { connection }, "Broker takes from this connection again.");
+}
+
+/// No more letters are taken; the ones that are `held` are being finished.
+pub fn drain_started(held: usize, grace: Duration) {
+    info!(name: "drain_started", { held, grace_ms = ms(grace) }, "No more letters are taken; finishing those in hand.");
+}
+
+/// All that was held is finished.
 pub fn drain_finished(duration: Duration) {
-    info!(name: "drain_finished", { duration_ms = ms(duration) }, "Stopped: everything in flight was finished.");
+    info!(name: "drain_finished", { duration_ms = ms(duration) }, "Stopped: every letter in hand was finished.");
 }
 
-/// Not all of it was finished in time; the rest goes back to the broker.
-pub fn grace_over(given_back: usize, grace: Duration) {
-    let grace_ms = ms(grace);
-    warn!(name: "grace_over", { given_back, grace_ms }, "Stopped: unfinished letters go back to the broker.");
+/// Not all of it was finished: the grace period, or the connection, ended first.
+pub fn gave_back(letters_len: usize, duration: Duration) {
+    let duration_ms = ms(duration);
+    warn!(name: "gave_back", { letters_len, duration_ms }, "Stopped: unfinished letters went back to the broker.");
+}
+
+/// An error with everything behind it, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let said = source.to_string();
+        // A transparent layer says the same again.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = source.source();
+    }
+    text
 }

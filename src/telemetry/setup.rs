@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry};
 
+use super::events;
 use super::lines::Lines;
 use crate::clock::Clock;
 use crate::config::Telemetry;
@@ -68,6 +69,11 @@ pub fn init(telemetry: &Telemetry, filter: Option<&str>, clock: Clock) -> Result
     let provider = provider(telemetry).build();
     let subscriber = subscriber(telemetry, filter, clock, &provider, std::io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(Error::Twice)?;
+    // The standard hook prints the panic's text, which may quote anything.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        events::panicked(&place);
+    }));
     Ok(Guard { provider })
 }
 

@@ -102,6 +102,7 @@ fn delivery() -> Span {
 }
 
 const OF: Of<'_> = Of { intent_id: Some("i-1"), kind: Some("async_cancel"), merchant: Some("default") };
+const WHY: std::fmt::Error = std::fmt::Error;
 
 #[test]
 fn a_dead_letter_is_told_with_its_ids_as_an_error() {
@@ -124,86 +125,76 @@ fn a_dead_letter_is_told_with_its_ids_as_an_error() {
 }
 
 #[test]
-fn an_intent_that_goes_on_is_a_step_and_one_that_is_decided_is_a_line() {
-    let run = || {
-        events::decided(OF, "continue", None, None, 1, Some(Duration::from_secs(2)));
-        events::decided(OF, "finish", Some("cancelled"), None, 2, None);
-    };
-    let at_info = seen("info", run).lines();
-    assert_eq!(at_info.len(), 1);
-    assert_eq!(
-        (&at_info[0]["status"], &at_info[0]["attempts"]),
-        (&Value::from("cancelled"), &Value::from(2))
-    );
-    let at_debug = seen("debug", run).lines();
-    assert_eq!(
-        (&at_debug[0]["delay_ms"], &at_debug[0]["level"]),
-        (&Value::from(2000), &Value::from("debug"))
-    );
-}
-
-#[test]
 fn levels_say_who_must_act() {
     let seen = seen("trace", || {
         events::received(Source::Rescue, Redelivered::Yes, 9);
         events::malformed(Of::default(), "payment.date");
-        events::planned(OF, "call");
         events::waiting(OF, "rollback", Duration::from_secs(1));
         events::called(OF, "/x", 1, None, "in_doubt", Duration::from_millis(5));
         events::inquired(OF, 1, "unanswered", Duration::from_millis(5));
-        events::announced(OF, 1, Duration::ZERO);
-        events::announcement_parked(OF, Duration::ZERO);
-        events::settled(OF, Duration::ZERO);
-        events::interrupted(OF, "connection lost");
-        events::isolated(OF, 1);
-        events::panicked(OF, "src/x.rs:1");
-        events::unrouted_depth("cancel.unrouted", 3);
+        events::decided(OF, "intent", "cancelled", None, 1);
+        events::dead_lettered(OF, "no_evidence", "Nothing tells.");
+        events::announcement_parked("an-event-id", 1, Duration::ZERO);
+        events::interrupted(OF, &WHY);
+        events::isolated("async_cancel", 1);
+        events::panicked("src/x.rs:1");
+        events::unrouted("cancel.unrouted", 3);
+        events::unrouted_cleared("cancel.unrouted");
+        events::depth_unknown("cancel.unrouted", &WHY);
         events::locked_out("physical", "default", Some(401));
         events::let_in("physical", "default", Duration::ZERO);
-        events::paused("physical", "default", "down", Duration::ZERO);
-        events::resumed("physical", "default", Duration::ZERO);
         events::started("0.1.0", "one", "/cancel-worker");
-        events::connecting("localhost:5672", 1);
-        events::waiting_for_broker(1, "refused", Duration::ZERO);
-        events::generation_started(1, 5);
-        events::generation_ended(1, "connection lost", Duration::ZERO);
-        events::drain_started("SIGTERM", 2, Duration::ZERO);
+        events::waiting_for_broker("localhost:5672", &WHY, 1);
+        events::generation_started(1, "localhost:5672", 11);
+        events::generation_ended(1, &WHY, 2);
+        events::broker_blocked("publish", "low on memory");
+        events::broker_unblocked("publish");
+        events::stopping("SIGTERM");
+        events::drain_started(2, Duration::ZERO);
         events::drain_finished(Duration::ZERO);
-        events::grace_over(1, Duration::ZERO);
+        events::gave_back(1, Duration::ZERO);
     });
     let told = |level: &str| -> Vec<String> {
         let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
         lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
     };
-    assert_eq!(told("error"), ["panicked", "unrouted_depth", "locked_out"]);
+    assert_eq!(told("error"), ["dead_lettered", "announcement_parked", "panicked", "unrouted", "locked_out"]);
     assert_eq!(
         told("warn"),
         [
-            "announcement_parked",
             "interrupted",
             "isolated",
-            "paused",
+            "depth_unknown",
             "waiting_for_broker",
             "generation_ended",
-            "grace_over"
+            "broker_blocked",
+            "gave_back"
         ]
     );
     assert_eq!(
         told("info"),
         [
+            "decided",
+            "unrouted_cleared",
             "let_in",
-            "resumed",
             "started",
-            "connecting",
             "generation_started",
+            "broker_unblocked",
+            "stopping",
             "drain_started",
             "drain_finished"
         ]
     );
-    assert_eq!(
-        told("debug"),
-        ["received", "malformed", "planned", "waiting", "called", "inquired", "announced", "settled"]
-    );
+    assert_eq!(told("debug"), ["received", "malformed", "waiting", "called", "inquired"]);
+}
+
+#[test]
+fn an_error_is_told_with_everything_behind_it() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to connect")]
+    struct Outer(#[source] std::fmt::Error);
+    let lines = seen("info", || events::waiting_for_broker("localhost:5672", &Outer(WHY), 1)).lines();
+    assert_eq!(lines[0]["why"], format!("failed to connect: {WHY}"));
 }
 
 #[test]

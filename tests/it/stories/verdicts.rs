@@ -447,17 +447,17 @@ pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<
     for (name, fault) in &locked_out {
         for kind in [Kind::AsyncCancel, Kind::TransactionCancel] {
             // More often than there are attempts.
-            let fault = Fault::new(fault.clone()).times(6);
-            rows.push(heals(name, kind).fault_on_call(fault).calls(7).attempts(1).looks(Looks::None));
+            let fault = Fault::new(fault.clone()).times(3);
+            rows.push(heals(name, kind).fault_on_call(fault).calls(4).attempts(1).looks(Looks::None));
         }
     }
-    let in_words = Fault::new(FaultKind::client_message("System.AuthError")).times(6);
-    rows.push(heals("System.AuthError", Kind::AsyncCancel).fault_on_call(in_words).calls(7).attempts(1));
+    let in_words = Fault::new(FaultKind::client_message("System.AuthError")).times(3);
+    rows.push(heals("System.AuthError", Kind::AsyncCancel).fault_on_call(in_words).calls(4).attempts(1));
     for kind in [Kind::SyncCancelRollback, Kind::ApmProvisionCancel] {
-        let fault = Fault::new(FaultKind::http(401)).times(6);
-        rows.push(heals("401", kind).fault_on_call(fault).calls(7).attempts(1).looks(Looks::None));
+        let fault = Fault::new(FaultKind::http(401)).times(3);
+        rows.push(heals("401", kind).fault_on_call(fault).calls(4).attempts(1).looks(Looks::None));
     }
-    Scene::open(&t, "").await?.play(rows).await?;
+    Scene::open(&t, "retry.attempts_max = 2").await?.play(rows).await?;
     Ok(())
 }
 
