@@ -221,6 +221,7 @@ impl Working {
 /// A ledger: a durable queue bound to the outcomes, and everything that has come through it.
 #[derive(Clone)]
 pub(crate) struct Ledger {
+    queue: String,
     events: Arc<Mutex<Vec<Value>>>,
     changed: Arc<Notify>,
 }
@@ -252,7 +253,7 @@ impl Ledger {
                 FieldTable::default(),
             )
             .await?;
-        let ledger = Ledger { events: Arc::default(), changed: Arc::default() };
+        let ledger = Ledger { queue: name, events: Arc::default(), changed: Arc::default() };
         let booking = ledger.clone();
         tokio::spawn(async move {
             // The channel lives as long as its consumer is read.
@@ -266,6 +267,11 @@ impl Ledger {
             }
         });
         Ok(ledger)
+    }
+
+    /// The name of its queue.
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
     }
 
     /// Everything so far.
