@@ -5,6 +5,7 @@
 
 mod amqp;
 mod harness;
+mod process;
 mod stories;
 mod support;
 
@@ -19,6 +20,36 @@ fn main() -> ExitCode {
         harness::a_broker_of_ours_can_be_asked_and_operated,
         stories::an_async_cancel_that_succeeds_at_once_is_told_as_cancelled,
     ];
+    tests.extend(trials![
+        process::crashes::an_async_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_transaction_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_provision_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_batch_killed_before_its_announcement_ends_once,
+        process::crashes::an_async_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_batch_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::an_async_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::an_async_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_transaction_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_transaction_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_provision_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_provision_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_batch_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_batch_killed_during_a_call_with_effect_ends_once,
+        process::crashes::two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_an_ordered_async_cancel_tell_one_truth,
+        process::crashes::two_copies_of_an_ordered_batch_tell_one_truth,
+        process::signals::sigterm_ends_an_idle_worker_and_says_so,
+        process::signals::sigint_ends_an_idle_worker_and_says_so,
+        process::signals::sigterm_during_a_call_lets_it_end_and_tells_the_outcome,
+        process::signals::sigint_during_a_call_lets_it_end_and_tells_the_outcome,
+        process::signals::a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another,
+        process::signals::a_worker_that_waits_for_a_broker_ends_with_0,
+        process::signals::a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back,
+    ]);
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,
         amqp::our_publisher_never_calls_confirmed_what_was_returned,
