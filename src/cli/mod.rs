@@ -19,30 +19,27 @@ use crate::config::{self, Config};
 /// Takes cancel intents from RabbitMQ, calls the Paywall endpoint that fits each kind, finds out what really
 /// happened, and publishes outcome events.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about = None, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Exit codes: 0 done, or drained after a signal; 64 the configuration or the input is wrong; 69 the broker or the \
 gateway is not to be had (one-shot commands); 70 our own fault; 75 the grace period ended with letters given \
-back to the broker.")]
+back to the broker."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+// What each does is said where it is: clap would show a comment here instead of it.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work: take intents, call the gateway, announce outcomes, until a signal comes
     Run(run::Run),
-    /// Watch it work: simulator, worker and some twenty intents against your RabbitMQ, checked against the truth
     Demo(demo::Demo),
-    /// Check the configuration; with --broker also the broker's topology and permissions
     Check(check::Check),
-    /// Print, apply or verify the exchanges, queues and bindings
     Topology(topology::Topology),
-    /// Publish intents from JSON lines, confirmed
     Publish(publish::Publish),
-    /// Follow outcome events as they are announced
     Outcomes(outcomes::Outcomes),
-    /// Run a truthful stand-in of the three Paywall APIs
     Simulate(simulate::Simulate),
 }
 
