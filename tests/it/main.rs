@@ -55,6 +55,9 @@ fn main() -> ExitCode {
         process::commands::outcomes_ends_with_0_on_a_signal,
         process::commands::what_is_missing_is_found_and_applied,
         process::commands::what_is_different_is_found_and_left_alone,
+        process::secrets::nothing_secret_is_in_json_logs_or_messages,
+        process::secrets::nothing_secret_is_in_text_logs_or_messages,
+        process::secrets::a_password_that_the_broker_refuses_is_told_without_it,
     ]);
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,
