@@ -57,7 +57,12 @@ fn main() -> ExitCode {
         process::commands::what_is_different_is_found_and_left_alone,
         process::secrets::nothing_secret_is_in_json_logs_or_messages,
         process::secrets::nothing_secret_is_in_text_logs_or_messages,
+        process::secrets::a_broker_that_is_down_is_told_without_the_password,
         process::secrets::a_password_that_the_broker_refuses_is_told_without_it,
+        process::telling::a_dead_lettered_letter_emits_its_event,
+        process::telling::what_nobody_is_bound_to_is_alarmed_and_kept,
+        process::telling::a_publishers_trace_in_a_long_string_goes_on,
+        process::telling::a_publishers_trace_in_bytes_goes_on,
     ]);
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,

@@ -5,12 +5,12 @@ use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Fault, FaultKind, Merchant, SimulatorConfig};
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::wishes::{Course, Wish};
+use super::wishes::{Course, Wish, audit};
 use crate::support::Context;
 use crate::support::process::Process;
 use crate::support::stage::{Stage, Taken, intent};
@@ -92,27 +92,6 @@ fn answers() -> Vec<FaultKind> {
         raw(500, &everywhere, format!("<html>{CANARY}page</html>")),
         raw(503, &[("retry-after", "retry-after")], said("body")),
     ]
-}
-
-/// Hears everything that is announced, headers included.
-async fn audit(t: &Context, stage: &Stage) -> Result<String> {
-    let name = format!("{}.audit", t.prefix());
-    t.on_cleanup([name.clone()], []);
-    let channel = stage.connection().create_channel().await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.as_str().into(), durable, arguments).await?;
-    channel
-        .queue_bind(
-            name.as_str().into(),
-            format!("{}.announce", t.prefix()).as_str().into(),
-            "".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
-    Ok(name)
 }
 
 /// Letters that cannot be read, with canaries in values and in headers.
@@ -209,6 +188,9 @@ async fn nothing_leaks(t: Context, log: &str) -> Result<()> {
     ensure!(log_text.contains("Gateway called.") && log_text.contains("Gateway asked."), "all is told");
     assert_clean("a log line", &log_text)?;
     assert_clean("standard output", &ended.stdout)?;
+    let address: url::Url = stage.url().parse()?;
+    let credentials = format!("{}:{}@", address.username(), address.password().unwrap_or_default());
+    ensure!(!log_text.contains(&credentials), "a log line shows the credentials of the broker's address");
     for Taken { routing_key, headers, body } in stage.take_all(&audit).await? {
         assert_clean("an outcome", &String::from_utf8(body)?)?;
         assert_clean("an outcome's envelope", &format!("{routing_key} {headers:?}"))?;
@@ -238,6 +220,27 @@ fn with_wrong_password(url: &str) -> Result<String> {
     url.set_username(&format!("{CANARY}user")).ok().context("it has a host")?;
     url.set_password(Some(&format!("{CANARY}password"))).ok().context("it has a host")?;
     Ok(url.into())
+}
+
+pub(crate) async fn a_broker_that_is_down_is_told_without_the_password(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    // Nobody listens there any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let url = with_wrong_password(&format!("amqp://{closed}/%2f"))?;
+    for log in ["json", "text"] {
+        let environment = [
+            ("CANCEL_WORKER_LOG", "trace"),
+            ("CANCEL_WORKER__TELEMETRY__LOG", log),
+            ("CANCEL_WORKER__AMQP__URL", &url),
+        ];
+        let worker = Process::work(&stage, &environment)?;
+        let told =
+            |line: &str| line.contains("Broker is not to be had") && line.contains(&closed.to_string());
+        worker.stderr.wait_for("word of the broker", told).await?;
+        let ended = worker.stop_by("TERM").await?;
+        assert_clean("a log line", &ended.stderr.text())?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_password_that_the_broker_refuses_is_told_without_it(t: Context) -> Result<()> {

@@ -6,10 +6,11 @@ use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{
     BatchPlan, CancelPlan, Endpoint, PaymentState, SeedApm, SeedPhysical, SeedVirtualPos,
 };
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
+use crate::support::Context;
 use crate::support::stage::{Stage, intent, said};
 
 /// An intent, and the payments that it names.
@@ -147,6 +148,27 @@ impl Wish {
         }
         Ok(())
     }
+}
+
+/// Hears everything that is announced, headers included.
+pub(crate) async fn audit(t: &Context, stage: &Stage) -> Result<String> {
+    let name = format!("{}.audit", t.prefix());
+    t.on_cleanup([name.clone()], []);
+    let channel = stage.connection().create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.as_str().into(), durable, arguments).await?;
+    channel
+        .queue_bind(
+            name.as_str().into(),
+            format!("{}.announce", t.prefix()).as_str().into(),
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    Ok(name)
 }
 
 /// Whether nothing lies in any queue that letters travel through. What a consumer holds is not seen: ask when there is

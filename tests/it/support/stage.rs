@@ -19,6 +19,7 @@ use cancel_worker::worker::{self, Worker};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use serde_json::{Value, json};
@@ -221,6 +222,7 @@ impl Working {
 /// A ledger: a durable queue bound to the outcomes, and everything that has come through it.
 #[derive(Clone)]
 pub(crate) struct Ledger {
+    queue: String,
     events: Arc<Mutex<Vec<Value>>>,
     changed: Arc<Notify>,
 }
@@ -252,7 +254,7 @@ impl Ledger {
                 FieldTable::default(),
             )
             .await?;
-        let ledger = Ledger { events: Arc::default(), changed: Arc::default() };
+        let ledger = Ledger { queue: name, events: Arc::default(), changed: Arc::default() };
         let booking = ledger.clone();
         tokio::spawn(async move {
             // The channel lives as long as its consumer is read.
@@ -266,6 +268,13 @@ impl Ledger {
             }
         });
         Ok(ledger)
+    }
+
+    /// Leaves: its queue is deleted, and nobody listens any more.
+    pub(crate) async fn leave(&self, connection: &lapin::Connection) -> Result<()> {
+        let channel = connection.create_channel().await?;
+        channel.queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        Ok(())
     }
 
     /// Everything so far.
