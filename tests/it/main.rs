@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         stories::an_async_cancel_that_succeeds_at_once_is_told_as_cancelled,
     ];
     tests.extend(trials![
+        process::crashes::a_connection_cut_before_the_announcement_leaves_one_truth,
+        process::crashes::a_connection_cut_before_a_provisions_announcement_leaves_one_truth,
+        process::crashes::a_connection_cut_before_the_ack_tells_the_same_again,
+        process::crashes::a_connection_cut_before_a_provisions_ack_tells_the_same_again,
         process::crashes::an_async_cancel_killed_before_its_announcement_ends_once,
         process::crashes::a_transaction_cancel_killed_before_its_announcement_ends_once,
         process::crashes::a_provision_cancel_killed_before_its_announcement_ends_once,

@@ -131,6 +131,49 @@ async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) ->
     story.is_ended_by_another_process(2).await
 }
 
+/// The process lives on, but its connection is cut before this frame is through: the letter comes to it again.
+async fn cut_before(t: Context, kind: Kind, frame: impl Fn(&Story) -> Frame, times: usize) -> Result<()> {
+    let story = Story::new(&t, kind, Course::AtOnce).await?;
+    let Story { stage, proxy, wish, .. } = &story;
+    let hold = proxy.hold(frame(&story));
+    let worker = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    hold.held().await?;
+    // Of an ack: everything before it is said.
+    wish.ended(stage, times - 1).await?;
+
+    hold.cut();
+
+    wish.ended(stage, times).await?;
+    let ended = worker.stop_by("TERM").await?;
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
+    wish.is_told_truly(stage)?;
+    nothing_is_left(stage).await
+}
+
+fn announcement(story: &Story) -> Frame {
+    Frame::publish_to(&story.announce()).with(&story.wish.last_word())
+}
+
+pub(crate) async fn a_connection_cut_before_the_announcement_leaves_one_truth(t: Context) -> Result<()> {
+    cut_before(t, Kind::TransactionCancel, announcement, 1).await
+}
+
+pub(crate) async fn a_connection_cut_before_a_provisions_announcement_leaves_one_truth(
+    t: Context,
+) -> Result<()> {
+    cut_before(t, Kind::ApmProvisionCancel, announcement, 1).await
+}
+
+pub(crate) async fn a_connection_cut_before_the_ack_tells_the_same_again(t: Context) -> Result<()> {
+    cut_before(t, Kind::TransactionCancel, |_| Frame::ack(), 2).await
+}
+
+pub(crate) async fn a_connection_cut_before_a_provisions_ack_tells_the_same_again(t: Context) -> Result<()> {
+    cut_before(t, Kind::ApmProvisionCancel, |_| Frame::ack(), 2).await
+}
+
 fn hang() -> Fault {
     Fault::new(FaultKind::Hang)
 }

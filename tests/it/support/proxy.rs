@@ -1,7 +1,7 @@
 //! A proxy between worker and broker that knows where the frames of AMQP begin and end, and can stop what a client
 //! says right before a frame of the test's choice.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -107,7 +107,6 @@ type Holds = Arc<Mutex<Vec<(Frame, Hold)>>>;
 
 /// The proxy; gone with all its connections when it is dropped.
 pub(crate) struct Proxy {
-    address: SocketAddr,
     url: String,
     holds: Holds,
     _connections: JoinSet<()>,
@@ -120,9 +119,8 @@ impl Proxy {
         ensure!(url.scheme() == "amqp", "a proxy cannot read what is encrypted");
         let behind = (url.host_str().context("no host")?.to_owned(), url.port().unwrap_or(5672));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         url.set_host(Some("127.0.0.1"))?;
-        url.set_port(Some(address.port())).ok().context("no port")?;
+        url.set_port(Some(listener.local_addr()?.port())).ok().context("no port")?;
         let holds = Holds::default();
         let mut connections = JoinSet::new();
         let ours = Arc::clone(&holds);
@@ -139,17 +137,12 @@ impl Proxy {
                 while pumps.try_join_next().is_some() {}
             }
         });
-        Ok(Proxy { address, url: url.into(), holds, _connections: connections })
+        Ok(Proxy { url: url.into(), holds, _connections: connections })
     }
 
     /// The broker's address, by way of this proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
-    }
-
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// Holds the first connection that comes to this frame, once: nothing from this frame on reaches the broker.
