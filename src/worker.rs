@@ -4,9 +4,11 @@
 //! the delivery is settled; the types of `amqp` allow no other order.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,24 +20,32 @@ use crate::clock::{Clock, Dice};
 use crate::domain::classify::{Facts, Verdict, classify, codes_of};
 use crate::domain::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
 use crate::domain::evidence::{Findings, weigh};
-use crate::domain::history::{History, Phase};
+use crate::domain::history::{History, Item, Phase};
 use crate::domain::intent::{CancelIntent, Kind, MerchantName};
+use crate::domain::isolation::{Room, Suspicion, Trace, suspect};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
-use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan, redelivered};
+use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan};
 use crate::domain::policy::Policy;
-use crate::domain::retry::elapsed;
+use crate::domain::reply::{InquiryReply, Reply, Unanswered};
+use crate::domain::retry::{elapsed, later};
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
-use crate::memory::Ordered;
+use crate::memory::{Letters, Ordered};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
-use crate::wire::envelope::{HeaderValue, Headers, Letter, Messages, Redelivered, Source};
+use crate::wire::envelope::{HeaderValue, Headers, Letter, Message, Messages, Redelivered, Source};
 use crate::wire::history;
 use crate::wire::intent::{Malformed, Received, decode};
-use crate::wire::outcome::{Stamp, encode, encode_malformed};
+use crate::wire::outcome::{Stamp, announce_again, encode, encode_malformed, isolate, park, refusals};
 
 /// So many ordered intents are remembered: some 100 bytes each.
 const ORDERED_LEN_MAX: usize = 100_000;
+
+/// A step that is handled alone is cut off after this, so that those who wait behind it are not forgotten.
+const ALONE_MAX: Duration = Duration::from_secs(5);
+
+/// So much is remembered of letters whose deliveries were lost with their connection.
+const LETTERS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Everything that a story needs beside its letter. Shared by all stories of a process.
 pub struct Worker {
@@ -53,6 +63,8 @@ pub struct Worker {
     pub dice: Dice,
     /// The intents that this process has ordered.
     pub ordered: Ordered,
+    /// The letters that this process has in hand, or has decided about.
+    pub letters: Arc<Letters>,
 }
 
 impl Worker {
@@ -66,6 +78,7 @@ impl Worker {
             clock,
             dice,
             ordered: Ordered::new(ORDERED_LEN_MAX),
+            letters: Arc::new(Letters::new(LETTERS_BYTES_MAX)),
         }
     }
 
@@ -80,10 +93,104 @@ impl Worker {
         queue: &str,
     ) -> Result<(), Interrupted> {
         let Delivery { letter, unsettled } = delivery;
-        let messages = self.step(&letter).await;
+        let mut begun = self.letters.begin(&letter).await;
+        let messages = match begun.decided_before() {
+            // Decided once is known: the same bytes, and no second call.
+            Some(messages) => messages.clone(),
+            None => self.answer(&letter, begun.is_untouched()).await,
+        };
+        let refusals = match letter.source {
+            Source::Announcements => refusals(&letter.headers).saturating_add(1),
+            Source::Lane(_) | Source::Returns(_) | Source::Rescue | Source::Isolation => 1,
+        };
+        let park = |refused: &Message| self.park(refused, refusals);
+        begun.decided(messages.clone());
         let announcing = spans::announce(messages.as_slice().len());
-        let announced = publisher.announce(unsettled, messages).instrument(announcing).await?;
-        announced.settle().instrument(spans::settle(queue)).await
+        let announced = publisher.announce(unsettled, messages, park).instrument(announcing).await?;
+        announced.settle().instrument(spans::settle(queue)).await?;
+        begun.settled();
+        Ok(())
+    }
+
+    /// What becomes of an event that the broker refused: it waits, longer each time, and is announced again. The
+    /// gateway is not called again for it.
+    fn park(&self, refused: &Message, refusals: u32) -> Option<Message> {
+        let wait = self.policy.tiers.after_tries(refusals, self.dice.roll());
+        let now = self.clock.now();
+        let parked = park(refused, refusals, self.policy.tiers.towards(later(now, wait), now))?;
+        events::announcement_parked(refused.message_id.as_deref().unwrap_or_default(), refusals, wait);
+        Some(parked)
+    }
+
+    /// What is to be announced about a letter that nothing was decided about yet: one that may have taken a process
+    /// down is handled alone, and a story that panics is such a one.
+    async fn answer(&self, letter: &Letter, untouched: bool) -> Messages {
+        if letter.source == Source::Announcements {
+            return announce_again(letter);
+        }
+        let trace = match letter.redelivered {
+            Redelivered::Yes if !untouched => Trace::Suspect,
+            Redelivered::Yes | Redelivered::No => Trace::None,
+        };
+        if let Some(messages) = self.isolate(letter, trace) {
+            return messages;
+        }
+        match AssertUnwindSafe(self.step(letter)).catch_unwind().await {
+            Ok(messages) => messages,
+            // Told where it happened. Its neighbours go on.
+            Err(_panic) => self.isolate(letter, Trace::Suspect).unwrap_or_else(|| self.poison(letter, None)),
+        }
+    }
+
+    /// The move of a letter that may have taken a process down; `None` for one that is handled here and now.
+    fn isolate(&self, letter: &Letter, trace: Trace) -> Option<Messages> {
+        let now = self.clock.now();
+        let room = match letter.source {
+            Source::Lane(_) | Source::Returns(_) => Room::Among,
+            Source::Isolation => Room::Alone,
+            // Neither is ever called for, whoever held it before.
+            Source::Rescue | Source::Announcements => return None,
+        };
+        // Before anything else, so also before the body is read.
+        let kind = lane_of(letter);
+        let fresh = History::fresh(now, 0);
+        let history = match letter.source {
+            Source::Returns(_) | Source::Isolation => {
+                history::decode(&letter.headers, history::items_len(&letter.headers))
+                    .unwrap_or_else(|| in_doubt(&fresh, now, now))
+            }
+            Source::Lane(_) | Source::Rescue | Source::Announcements => fresh,
+        };
+        match suspect(kind, &history, room, trace, &self.policy, now) {
+            Suspicion::Clear => None,
+            Suspicion::Isolate(history) => {
+                events::isolated(kind.as_str(), history.strikes);
+                Some(isolate(letter, kind, &history, &carrier::inject(&Span::current())))
+            }
+            Suspicion::Poison(history) => Some(self.poison(letter, Some(*history))),
+        }
+    }
+
+    /// The end of a letter that took down one process after the other.
+    fn poison(&self, letter: &Letter, history: Option<History>) -> Messages {
+        match decode(&letter.body, lane_of(letter)) {
+            Ok(received) => {
+                let items_len = received.intent.items().len();
+                let fresh = || {
+                    in_doubt(&History::fresh(self.clock.now(), items_len), self.clock.now(), self.clock.now())
+                };
+                let mut history = history.unwrap_or_else(fresh);
+                history.items.resize(items_len, Item::Doubt);
+                let dead = DeadReason::Unresolved(UnresolvedReason::Poison);
+                let decision = give_up(&received.intent, &history, dead);
+                Teller::new(&received.intent, None).decided(&decision, self.clock.now());
+                self.encode(letter, &received, &decision)
+            }
+            Err(malformed) => {
+                Teller::malformed(&malformed);
+                self.encode_malformed(letter, &malformed)
+            }
+        }
     }
 
     /// What is to be announced about a letter, the gateway called or asked where that is the next step.
@@ -91,7 +198,11 @@ impl Worker {
         let lane = lane_of(letter);
         match spans::decode().in_scope(|| decode(&letter.body, lane)) {
             Ok(received) => {
-                let of = Teller::new(&received.intent);
+                let cut_off = match letter.source {
+                    Source::Isolation => Some(ALONE_MAX),
+                    Source::Lane(_) | Source::Returns(_) | Source::Rescue | Source::Announcements => None,
+                };
+                let of = Teller::new(&received.intent, cut_off);
                 spans::identify(&Span::current(), &of.intent_id, of.kind, of.merchant);
                 let decision = self.decide(letter, &received.intent, &of).await;
                 of.decided(&decision, self.clock.now());
@@ -125,7 +236,8 @@ impl Worker {
         let span = spans::call(of.kind, self.gateway.host(intent.kind().api()), path, attempt);
         let traceparent = traceparent(&span);
         let begun = Instant::now();
-        let reply = self.gateway.call(&call, traceparent.as_deref()).instrument(span.clone()).await;
+        let calling = self.gateway.call(&call, traceparent.as_deref()).instrument(span.clone());
+        let reply = of.within(calling).await.unwrap_or(Reply::Unanswered(Unanswered::TimedOut));
         let now = self.clock.now();
         let verdict = spans::classify().in_scope(|| classify(&call.order, &reply, &self.policy.codes));
         let last = codes_of(&reply);
@@ -168,7 +280,10 @@ impl Worker {
         let span = spans::inquire(of.kind, asked);
         let traceparent = traceparent(&span);
         let begun = Instant::now();
-        let reply = self.gateway.inquire(inquiry, traceparent.as_deref()).instrument(span).await;
+        let reply = of
+            .within(self.gateway.inquire(inquiry, traceparent.as_deref()).instrument(span))
+            .await
+            .unwrap_or_else(|| InquiryReply::unanswered(&inquiry.question));
         let findings = spans::classify().in_scope(|| weigh(&reply, intent.kind(), &self.policy.codes));
         events::inquired(of.of(), asked, &shown(&findings), begun.elapsed());
         findings
@@ -195,16 +310,15 @@ impl Worker {
         let items_len = intent.items().len();
         let fresh = History::fresh(now, items_len);
         let history = match letter.source {
-            Source::Lane(_) | Source::Rescue => fresh,
+            Source::Lane(_) | Source::Rescue | Source::Announcements => fresh,
             // Only the broker publishes there, what we gave it. If it is not readable all the same, a call may
             // have been made.
-            Source::Returns(_) => {
-                history::decode(&letter.headers, items_len).unwrap_or_else(|| in_doubt(&fresh, now, now))
+            Source::Returns(_) | Source::Isolation => {
+                let history =
+                    history::decode(&letter.headers, items_len).unwrap_or_else(|| in_doubt(&fresh, now, now));
+                // A step that ends in its ack has taken nobody down.
+                History { strikes: 0, ..history }
             }
-        };
-        let history = match letter.redelivered {
-            Redelivered::No => history,
-            Redelivered::Yes => redelivered(intent.kind(), &history, &self.policy, now),
         };
         match self.ordered.called_at(intent.id) {
             // A copy of an intent that this process has ordered: it is settled, never ordered again.
@@ -242,17 +356,28 @@ impl Worker {
 
 /// What the events of one story have in common.
 struct Teller<'a> {
+    /// After which a step that is handled alone is cut off.
+    cut_off: Option<Duration>,
     intent_id: String,
     kind: &'a str,
     merchant: &'a str,
 }
 
 impl<'a> Teller<'a> {
-    fn new(intent: &'a CancelIntent) -> Teller<'a> {
+    fn new(intent: &'a CancelIntent, cut_off: Option<Duration>) -> Teller<'a> {
         Teller {
+            cut_off,
             intent_id: intent.id.to_string(),
             kind: intent.kind().as_str(),
             merchant: intent.merchant.as_str(),
+        }
+    }
+
+    /// What `asking` gives, unless the step is cut off before.
+    async fn within<T>(&self, asking: impl Future<Output = T>) -> Option<T> {
+        match self.cut_off {
+            None => Some(asking.await),
+            Some(cut_off) => tokio::time::timeout(cut_off, asking).await.ok(),
         }
     }
 
@@ -322,7 +447,9 @@ fn lane_of(letter: &Letter) -> Kind {
     match letter.source {
         Source::Lane(kind) | Source::Returns(kind) => kind,
         // What the broker takes from a lane keeps its routing key, which is the lane's kind.
-        Source::Rescue => Kind::parse(&letter.routing_key).unwrap_or(Kind::AsyncCancel),
+        Source::Rescue | Source::Announcements | Source::Isolation => {
+            Kind::parse(&letter.routing_key).unwrap_or(Kind::AsyncCancel)
+        }
     }
 }
 
@@ -333,34 +460,45 @@ pub async fn run(
     stop: &CancellationToken,
     grace: Duration,
 ) -> Stopped {
-    let mut stories = JoinSet::new();
     let dice = worker.dice.clone();
-    let stopped = amqp::run_generations(settings, &dice, stop, grace, |delivery, publisher| {
-        reap(&mut stories);
+    let mut telling = Telling { worker, topology: settings.topology(), stories: JoinSet::new() };
+    let stopped = amqp::run_generations(settings, &dice, stop, grace, &mut telling).await;
+    // What is left is unacked, therefore safe.
+    telling.stories.shutdown().await;
+    stopped
+}
+
+/// The stories that are being told.
+struct Telling<'a> {
+    worker: Arc<Worker>,
+    topology: &'a amqp::Topology,
+    stories: JoinSet<()>,
+}
+
+impl amqp::Stories for &mut Telling<'_> {
+    fn begin(&mut self, delivery: Delivery, publisher: &Publisher) {
+        reap(&mut self.stories);
         let letter = &delivery.letter;
-        let queue = settings.topology().queue_of(letter.source);
+        let queue = self.topology.queue_of(letter.source);
         let span = spans::delivery(letter.source, &queue, letter.redelivered, letter.body.len());
         carrier::continue_trace(&span, &letter.headers);
-        let worker = Arc::clone(&worker);
+        let worker = Arc::clone(&self.worker);
         let publisher = publisher.clone();
-        stories.spawn(
+        self.stories.spawn(
             async move {
-                events::received(
-                    delivery.letter.source,
-                    delivery.letter.redelivered,
-                    delivery.letter.body.len(),
-                );
+                let Letter { source, redelivered, ref body, .. } = delivery.letter;
+                events::received(source, redelivered, body.len());
                 if let Err(interrupted) = worker.handle(delivery, &publisher, &queue).await {
                     events::interrupted(Of::default(), &interrupted);
                 }
             }
             .instrument(span),
         );
-    })
-    .await;
-    // What is left is unacked, therefore safe.
-    stories.shutdown().await;
-    stopped
+    }
+
+    fn not_begun(&mut self, letter: &Letter) {
+        self.worker.letters.note_untouched(letter);
+    }
 }
 
 /// Lets go of the stories that have ended, so that none is kept longer than it lasts. A panic is our own bug: it

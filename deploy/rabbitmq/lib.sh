@@ -25,15 +25,18 @@ have() { command -v "$1" >/dev/null 2>&1; }
 last_words() { awk 'NF { last = $0 } END { print substr(last, 1, 240) }'; }
 
 # bounded SECONDS COMMAND…: ends the command when its time is up (exit code 124 or 142).
-bounded() {
+bounded() { (become_bounded "$@"); }
+
+# The same in place of the shell that runs it, so that `become_bounded … &` leaves in $! what is to be ended.
+become_bounded() {
   local seconds_max=$1
   shift
   if have timeout; then
-    timeout -k 10 "$seconds_max" "$@"
+    exec timeout -k 10 "$seconds_max" "$@"
   elif have perl; then
-    perl -e 'alarm shift; exec @ARGV or exit 127' "$seconds_max" "$@"
+    exec perl -e 'alarm shift; exec @ARGV or exit 127' "$seconds_max" "$@"
   else
-    "$@"
+    exec "$@"
   fi
 }
 
@@ -57,16 +60,15 @@ root_prefix() {
   have sudo && bounded 10 sudo -n true </dev/null >/dev/null 2>&1 && echo "sudo -n"
 }
 
-# docker_serves: is there a daemon that answers us? If not, $docker_complaint says why.
-docker_complaint=""
+# docker_serves: is there a daemon that answers us? If not, says why.
 docker_serves() {
+  local answer
   if ! have docker; then
-    docker_complaint="the docker command is not installed"
+    say "Docker does not serve: the docker command is not installed"
     return 1
   fi
-  local answer
   if ! answer=$(bounded 15 docker version --format '{{.Server.Version}}' 2>&1 </dev/null); then
-    docker_complaint="its daemon does not answer at ${DOCKER_HOST:-the default socket}: $(printf '%s\n' "$answer" | last_words)"
+    say "Docker does not serve at ${DOCKER_HOST:-its default socket}: $(printf '%s\n' "$answer" | last_words)"
     return 1
   fi
 }
@@ -80,6 +82,7 @@ apt_install() {
   # Maintainer scripts ask policy-rc.d whether they may start a service; 101 means no. One that is there stays.
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     made_policy=yes
+    # shellcheck disable=SC2064  # what is known now is what must be undone then
     trap "$as_root rm -f /usr/sbin/policy-rc.d; exit 130" INT TERM HUP
     printf '#!/bin/sh\nexit 101\n' | $as_root tee /usr/sbin/policy-rc.d >/dev/null
     $as_root chmod 755 /usr/sbin/policy-rc.d

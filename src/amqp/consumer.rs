@@ -22,6 +22,9 @@ use crate::wire::envelope::{HeaderValue, Headers, Letter, Redelivered, Source};
 /// connection are small: a stranger's header must not kill it at every delivery.
 const HEADER_TEXT_BYTES_MAX: usize = 4_096;
 
+/// So many refused events are announced again at once: enough to catch up, too few to be felt by the lanes.
+const ANNOUNCEMENTS_PREFETCH: u16 = 16;
+
 /// One delivery: what arrived, and the right to announce what is decided about it.
 #[derive(Debug)]
 #[must_use = "a delivery is settled by announcing what was decided about it"]
@@ -53,16 +56,23 @@ pub(super) struct Served {
 
 impl Intake {
     /// The lanes of these kinds; beside each its returns, with a quarter of its prefetch, so that a retry never
-    /// waits behind a backlog; and the rescue.
+    /// waits behind a backlog; the rescue, the refused events, and the isolation.
     pub(super) fn new(lanes: &BTreeMap<Kind, u16>) -> Intake {
         let served = lanes.iter().flat_map(|(kind, prefetch)| {
             [(Source::Lane(*kind), *prefetch), (Source::Returns(*kind), (prefetch / 4).max(1))]
         });
-        let served = served.chain([(Source::Rescue, 1)]).map(|(source, prefetch)| Served {
-            source,
-            prefetch,
-            permits: Arc::new(Semaphore::new(usize::from(prefetch))),
-        });
+        let served = served
+            .chain([
+                (Source::Rescue, 1),
+                (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
+                // One at a time: whatever takes the process down, takes no neighbour's good name with it.
+                (Source::Isolation, 1),
+            ])
+            .map(|(source, prefetch)| Served {
+                source,
+                prefetch,
+                permits: Arc::new(Semaphore::new(usize::from(prefetch))),
+            });
         Intake(Arc::new(Inner { served: served.collect(), held: Arc::new(()) }))
     }
 
@@ -289,6 +299,8 @@ mod tests {
                 (Source::Lane(Kind::BatchCancel), 2),
                 (Source::Returns(Kind::BatchCancel), 1),
                 (Source::Rescue, 1),
+                (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
+                (Source::Isolation, 1),
             ]
         );
         assert_eq!(intake.held(), 0);

@@ -1,6 +1,9 @@
 //! Brings the topology to the broker, and looks whether it is there. Nothing is ever changed or deleted in place:
 //! what differs is named.
 
+use std::fmt;
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
@@ -11,10 +14,10 @@ use lapin::{Channel, Connection};
 
 use super::connect::{Broker, Error, short, within};
 use super::generation::Role;
-use super::topology::{Argument, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
+use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
 
 /// AMQP's numbers for what can be wrong with a declaration.
-const NOT_ALLOWED: u16 = 403;
+pub(super) const NOT_ALLOWED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const DIFFERS: u16 = 406;
 
@@ -37,6 +40,15 @@ pub enum Finding {
         /// What the broker says; names the argument.
         text: String,
     },
+    /// A worker must be able to do this, and we may not.
+    NotPermitted {
+        /// What may not be done, up to the name.
+        doing: &'static str,
+        /// The name of the queue or exchange.
+        name: String,
+        /// What the broker says.
+        text: String,
+    },
     /// It is there, but we are not allowed to ask for its arguments.
     NotAllowed {
         /// `queue` or `exchange`.
@@ -48,10 +60,13 @@ pub enum Finding {
     },
 }
 
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Missing { what, name } => write!(f, "{what} `{name}` is missing"),
+            Finding::NotPermitted { doing, name, text } => {
+                write!(f, "no permission to {doing} `{name}`: {text}")
+            }
             Finding::Differs { what, name, text } => write!(f, "{what} `{name}` differs: {text}"),
             Finding::NotAllowed { what, name, text } => {
                 write!(f, "{what} `{name}` cannot be compared: {text}")
@@ -104,14 +119,12 @@ pub(super) async fn declare(
     let step = broker.timeouts.step;
     let channel = within("open a channel for the topology", step, connection.create_channel()).await?;
     // One deadline for the whole: a quorum queue that is new takes its time.
-    let declared = tokio::time::timeout(broker.timeouts.declare, async {
-        try_join_all(topology.exchanges().iter().map(|exchange| declare_exchange(&channel, exchange, step)))
+    let limit = broker.timeouts.declare;
+    let declared = tokio::time::timeout(limit, async {
+        try_join_all(topology.exchanges().iter().map(|exchange| declare_exchange(&channel, exchange, limit)))
             .await?;
-        try_join_all(
-            topology.queues().iter().map(|queue| declare_queue(&channel, queue, broker.timeouts.declare)),
-        )
-        .await?;
-        try_join_all(topology.bindings().iter().map(|binding| bind(&channel, binding, step))).await
+        try_join_all(topology.queues().iter().map(|queue| declare_queue(&channel, queue, limit))).await?;
+        try_join_all(topology.bindings().iter().map(|binding| bind(&channel, binding, limit))).await
     })
     .await;
     match declared {
@@ -125,9 +138,7 @@ pub(super) async fn declare(
             Some((DIFFERS, text)) => Err(Error::Differs { text }),
             Some(_) | None => Err(error),
         },
-        Err(_) => {
-            Err(Error::Late { step: "declare the topology".to_owned(), after: broker.timeouts.declare })
-        }
+        Err(_) => Err(Error::Late { step: "declare the topology".to_owned(), after: limit }),
     }
 }
 
@@ -186,29 +197,21 @@ async fn delete(broker: &Broker, connection: &Connection, topology: &Topology) -
 }
 
 /// How many messages are ready in a queue. Asks for no permission, and changes nothing.
-pub(super) async fn depth(channel: &Channel, queue: &str, step: std::time::Duration) -> Result<u32, Error> {
+pub(super) async fn depth(channel: &Channel, queue: &str, step: Duration) -> Result<u32, Error> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let asking = channel.queue_declare(short(queue)?, options, FieldTable::default());
     let found = within(format!("look at queue `{queue}`"), step, asking).await?;
     Ok(found.message_count())
 }
 
-async fn passive_exchange(
-    channel: &Channel,
-    exchange: &Exchange,
-    step: std::time::Duration,
-) -> Result<(), Error> {
+async fn passive_exchange(channel: &Channel, exchange: &Exchange, step: Duration) -> Result<(), Error> {
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
     let asking =
         channel.exchange_declare(short(&exchange.name)?, kind(exchange), options, FieldTable::default());
     within(format!("look at exchange `{}`", exchange.name), step, asking).await
 }
 
-async fn declare_exchange(
-    channel: &Channel,
-    exchange: &Exchange,
-    step: std::time::Duration,
-) -> Result<(), Error> {
+async fn declare_exchange(channel: &Channel, exchange: &Exchange, step: Duration) -> Result<(), Error> {
     let options = ExchangeDeclareOptions {
         durable: true,
         internal: match exchange.publishers {
@@ -232,7 +235,7 @@ fn kind(exchange: &Exchange) -> lapin::ExchangeKind {
     }
 }
 
-async fn declare_queue(channel: &Channel, queue: &Queue, limit: std::time::Duration) -> Result<(), Error> {
+async fn declare_queue(channel: &Channel, queue: &Queue, limit: Duration) -> Result<(), Error> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue.kind.as_str().into()));
@@ -247,11 +250,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue, limit: std::time::Durat
     within(format!("declare queue `{}`", queue.name), limit, declaring).await.map(|_| ())
 }
 
-async fn bind(
-    channel: &Channel,
-    binding: &super::topology::Binding,
-    step: std::time::Duration,
-) -> Result<(), Error> {
+async fn bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
     let (source, key) = (short(&binding.source)?, short(&binding.key)?);
     match &binding.destination {
         Destination::Queue(name) => {

@@ -58,9 +58,18 @@ pub enum PublishError {
 impl Publisher {
     /// Publishes what was decided about a delivery, and waits until the broker has confirmed all of it.
     ///
+    /// What the broker refuses (a ledger's queue is full) is parked: `park` makes of it a message that waits in a
+    /// delay queue, or nothing, where it is none that can wait. What is parked counts as announced, once the broker
+    /// has confirmed that it holds it: it is announced again, by itself, until it is taken.
+    ///
     /// # Errors
-    /// When not all of it was confirmed. The generation has ended then, and the delivery comes again.
-    pub async fn announce(&self, unsettled: Unsettled, messages: Messages) -> Result<Announced, Interrupted> {
+    /// When not all of it was confirmed or parked. The generation has ended then, and the delivery comes again.
+    pub async fn announce(
+        &self,
+        unsettled: Unsettled,
+        messages: Messages,
+        park: impl Fn(&Message) -> Option<Message> + Send,
+    ) -> Result<Announced, Interrupted> {
         // Its channel is gone: it could not be acked, so saying it now would only say it twice.
         if !unsettled.generation().is(&self.generation) {
             return Err(unsettled.generation().interrupted());
@@ -73,6 +82,15 @@ impl Publisher {
             Ok(confirmed) => Ok(Announced::new(unsettled, confirmed)),
             Err(Unconfirmed::Interrupted(interrupted)) => Err(interrupted),
             Err(Unconfirmed::Refused(refused)) => {
+                // The broker has taken the others.
+                let refused_messages = refused.iter().filter_map(|index| messages.as_slice().get(*index));
+                let parked: Option<Vec<Outgoing>> =
+                    refused_messages.map(|message| self.encode(&park(message)?).ok()).collect();
+                if let Some(parked) = parked
+                    && let Ok(confirmed) = self.confirms.confirm(parked).await
+                {
+                    return Ok(Announced::new(unsettled, confirmed));
+                }
                 let first = refused.first().and_then(|index| messages.as_slice().get(*index));
                 Err(self.interrupt(Ended::Refused {
                     exchange: first

@@ -26,6 +26,7 @@ use crate::config::{Amqp, Declare};
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tiers;
 use crate::telemetry::events;
+use crate::wire::envelope::Letter;
 
 /// The longest pause before the next try to connect. Chance chooses below it, so that the workers of a broker that
 /// restarts do not all come at once.
@@ -219,14 +220,19 @@ impl Session {
         }
     }
 
-    /// Ends the generation and closes both connections, each within its deadline. What is unsettled comes again.
-    pub async fn close(mut self) {
+    /// Ends the generation, and gives out the letters that were delivered and that nobody has taken. They come again.
+    pub fn give_back(&mut self) -> Vec<Letter> {
         self.generation.end(Ended::Closed);
         // The permits that wait with the consumers, or with deliveries that nobody has taken, are the next
         // generation's from now on, however long the close takes.
         self.tasks.abort_all();
         self.deliveries.close();
-        while self.deliveries.try_recv().is_ok() {}
+        std::iter::from_fn(|| self.deliveries.try_recv().ok()).map(|delivery| delivery.letter).collect()
+    }
+
+    /// Ends the generation and closes both connections, each within its deadline. What is unsettled comes again.
+    pub async fn close(mut self) {
+        self.give_back();
         tokio::join!(self.broker.close(&self.consuming), self.broker.close(self.publishing.connection()));
     }
 }
@@ -272,7 +278,24 @@ pub enum Stopped {
     },
 }
 
-/// Builds one generation after the other until `stop`, and hands every delivery to `on_delivery` together with the
+/// Whoever tells the stories of deliveries. Any function of a delivery and its publisher is one.
+pub trait Stories: Send {
+    /// A delivery has come; `publisher` is the one that can announce for it.
+    fn begin(&mut self, delivery: Delivery, publisher: &Publisher);
+
+    /// A letter was delivered, and its generation ended before it was begun. It comes again, said to be redelivered.
+    fn not_begun(&mut self, letter: &Letter);
+}
+
+impl<F: FnMut(Delivery, &Publisher) + Send> Stories for F {
+    fn begin(&mut self, delivery: Delivery, publisher: &Publisher) {
+        self(delivery, publisher);
+    }
+
+    fn not_begun(&mut self, _letter: &Letter) {}
+}
+
+/// Builds one generation after the other until `stop`, and hands every delivery to `stories` together with the
 /// publisher that can announce for it. Starting while there is no broker waits for one, saying so.
 ///
 /// A story may outlive its generation; its permit is back when its delivery is settled or dropped. After `stop`
@@ -282,7 +305,7 @@ pub async fn run_generations(
     dice: &Dice,
     stop: &CancellationToken,
     grace: Duration,
-    mut on_delivery: impl FnMut(Delivery, &Publisher) + Send,
+    mut stories: impl Stories,
 ) -> Stopped {
     let mut number = 0;
     let mut address = 0;
@@ -296,10 +319,13 @@ pub async fn run_generations(
         let mut session = opened;
         address = session.at;
         events::generation_started(number, &session.address(), session.consumers.len());
-        let why = serve(&mut session, settings, stop, &mut on_delivery).await;
+        let why = serve(&mut session, settings, stop, &mut stories).await;
         match why {
-            None => return drain(session, settings, grace, &mut on_delivery).await,
+            None => return drain(session, settings, grace, &mut stories).await,
             Some(why) => events::generation_ended(number, &why, settings.intake.held()),
+        }
+        for letter in session.give_back() {
+            stories.not_begun(&letter);
         }
         // Not waited for: while the broker has an alarm, a close takes its whole deadline.
         tokio::spawn(session.close());
@@ -317,8 +343,8 @@ async fn wait_for_broker(settings: &Settings, dice: &Dice, number: u64, first: u
             Ok(session) => return session,
             Err(error) => error,
         };
-        // The same news is not told twice a second.
-        let text = format!("{error:?}");
+        // The same step failing again is no news; how exactly it fails changes all the time.
+        let text = error.to_string();
         let known =
             told.as_ref().is_some_and(|(before, at)| *before == text && at.elapsed() < WAITING_TOLD_EVERY);
         if !known {
@@ -338,7 +364,7 @@ async fn serve(
     session: &mut Session,
     settings: &Settings,
     stop: &CancellationToken,
-    on_delivery: &mut (impl FnMut(Delivery, &Publisher) + Send),
+    stories: &mut impl Stories,
 ) -> Option<Ended> {
     let publisher = session.publisher().clone();
     let mut look = interval_at(Instant::now(), UNROUTED_READ_EVERY);
@@ -350,7 +376,7 @@ async fn serve(
             biased;
             () = stop.cancelled() => return None,
             delivery = session.next() => match delivery {
-                Some(delivery) => on_delivery(delivery, &publisher),
+                Some(delivery) => stories.begin(delivery, &publisher),
                 None => return Some(session.ended().await),
             },
             _ = look.tick() => match session.queue_depth(&unrouted).await {
@@ -373,7 +399,7 @@ async fn drain(
     mut session: Session,
     settings: &Settings,
     grace: Duration,
-    on_delivery: &mut (impl FnMut(Delivery, &Publisher) + Send),
+    stories: &mut impl Stories,
 ) -> Stopped {
     let begun = Instant::now();
     events::drain_started(settings.intake.held(), grace);
@@ -381,7 +407,7 @@ async fn drain(
     let finishing = async {
         session.stop_consuming().await;
         while let Some(delivery) = session.next().await {
-            on_delivery(delivery, &publisher);
+            stories.begin(delivery, &publisher);
         }
         tokio::select! {
             biased;

@@ -249,8 +249,24 @@ impl Topology {
             Address::Announce => self.name("announce"),
             Address::Delay(tier) => self.name(&format!("delay.{}", tier.name)),
             Address::DeadLetters => self.name("dead-letters"),
+            Address::Isolation => self.name("isolation"),
             Address::Intents => self.name("intents"),
         }
+    }
+
+    /// The exchanges that a worker publishes to.
+    pub fn published_to(&self) -> Vec<String> {
+        let delays = self.name("delay.");
+        let named = ["announce", "dead-letters", "isolation"].map(|rest| self.name(rest));
+        let is_ours = |name: &String| named.contains(name) || name.starts_with(&delays);
+        self.exchanges.iter().map(|exchange| exchange.name.clone()).filter(is_ours).collect()
+    }
+
+    /// The queues that a worker consumes from.
+    pub fn consumed_from(&self) -> Vec<String> {
+        let each = |kind| [self.queue_of(Source::Lane(kind)), self.queue_of(Source::Returns(kind))];
+        let shared = [Source::Rescue, Source::Announcements, Source::Isolation].map(|s| self.queue_of(s));
+        Kind::ALL.into_iter().flat_map(each).chain(shared).collect()
     }
 
     /// The queue that deliveries of this source are taken from.
@@ -259,6 +275,8 @@ impl Topology {
             Source::Lane(kind) => self.name(&format!("intents.{kind}")),
             Source::Returns(kind) => self.name(&format!("returns.{kind}")),
             Source::Rescue => self.name("rescue"),
+            Source::Announcements => self.name("announcements"),
+            Source::Isolation => self.name("isolation"),
         }
     }
 

@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::amqp_args::chain;
 use super::{ConfigArgs, Failure};
-use crate::amqp::declare::verify;
+use crate::amqp::declare::{Finding, verify};
+use crate::amqp::permissions::permissions;
 use crate::amqp::{Settings, Timeouts};
-use crate::config;
+use crate::config::{self, Declare};
 use crate::gateway::Gateway;
 
 /// Check the configuration; with --broker also the broker's topology and permissions.
@@ -39,11 +40,26 @@ impl Check {
         if !self.broker {
             return Ok(ExitCode::SUCCESS);
         }
-        let findings = verify(settings.broker(), settings.topology())
-            .await
-            .map_err(|error| Failure::unavailable(chain(&error)))?;
+        let unavailable = |error: crate::amqp::Error| Failure::unavailable(chain(&error));
+        let found = verify(settings.broker(), settings.topology()).await.map_err(unavailable)?;
+        // Who declares nothing need not be allowed to compare arguments.
+        let (not_compared, mut findings): (Vec<Finding>, Vec<Finding>) =
+            found.into_iter().partition(|finding| match finding {
+                Finding::NotAllowed { .. } => config.amqp.declare == Declare::Nothing,
+                Finding::Missing { .. } | Finding::Differs { .. } | Finding::NotPermitted { .. } => false,
+            });
+        if !not_compared.is_empty() {
+            println!(
+                "{} exchanges and queues are there, but their arguments cannot be seen without the permission to \
+                 configure them.",
+                not_compared.len()
+            );
+        }
         if findings.is_empty() {
-            println!("The broker has every exchange and queue, as they must be.");
+            findings = permissions(settings.broker(), settings.topology()).await.map_err(unavailable)?;
+        }
+        if findings.is_empty() {
+            println!("The broker has every exchange and queue, and lets us use them.");
             return Ok(ExitCode::SUCCESS);
         }
         for finding in &findings {

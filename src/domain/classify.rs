@@ -107,23 +107,27 @@ pub fn classify(order: &Order, reply: &Reply, codes: &Codes) -> Verdict {
 /// spent, gives as the obstacle.
 pub fn was_locked_out(kind: Kind, last: &LastReply, codes: &Codes) -> bool {
     let Some(http_status) = last.http_status else { return false };
-    let known = codes.class(
+    match known_by(kind, http_status, last, codes) {
+        Some(known) => known.class == Class::LockedOut,
+        None => {
+            let has_envelope = last.error_code.is_some() || last.client_message.is_some();
+            matches!(http_status, 401 | 403) || (!has_envelope && is_wrong_address(http_status))
+        }
+    }
+}
+
+/// What the codes of a reply are known to mean. Under an HTTP status that decides by itself no other code speaks.
+fn known_by(kind: Kind, http_status: u16, last: &LastReply, codes: &Codes) -> Option<Known> {
+    let by_itself = decides_by_itself(http_status);
+    codes.class(
         kind.api(),
         kind,
         &ReplyCodes {
             http_status,
-            error_code: last.error_code,
-            client_message: last.client_message.as_deref(),
+            error_code: if by_itself { None } else { last.error_code },
+            client_message: if by_itself { None } else { last.client_message.as_deref() },
         },
-    );
-    let has_envelope = last.error_code.is_some() || last.client_message.is_some();
-    match known {
-        Some(Known { class, .. }) if !decides_by_itself(http_status) => class == Class::LockedOut,
-        Some(Known { class, source: Source::Rule }) => class == Class::LockedOut,
-        Some(_) | None => {
-            matches!(http_status, 401 | 403) || (!has_envelope && is_wrong_address(http_status))
-        }
-    }
+    )
 }
 
 /// HTTP statuses that mean the same whatever the envelope says.
@@ -285,17 +289,7 @@ fn names_another(order: &Order, body: &PaymentBody) -> bool {
 
 /// What a reply that is no success means: by its codes, and where they are not known by its HTTP status.
 fn by_codes(kind: Kind, answer: &Answer, last: &LastReply, codes: &Codes) -> Verdict {
-    let by_itself = decides_by_itself(answer.http_status);
-    let known = codes.class(
-        kind.api(),
-        kind,
-        &ReplyCodes {
-            http_status: answer.http_status,
-            error_code: if by_itself { None } else { last.error_code },
-            client_message: if by_itself { None } else { last.client_message.as_deref() },
-        },
-    );
-    if let Some(known) = known {
+    if let Some(known) = known_by(kind, answer.http_status, last, codes) {
         return by_class(kind, known, answer.retry_after);
     }
     let has_envelope = match answer.envelope {
@@ -329,3 +323,6 @@ fn by_class(kind: Kind, known: Known, retry_after: Option<RetryAfter>) -> Verdic
         (_, Class::NotConfigured) => Verdict::NotConfigured,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -609,8 +609,7 @@ fn ask_after(history: History, wait: Duration, not_after: Option<Timestamp>, mom
         Some(at) if at > moment.now => at.min(grown),
         Some(_) | None => grown,
     };
-    let ends = history.settling_since.map(|since| later(since, moment.policy.inquiry_age_max));
-    wait_until(&history, ends.map_or(due, |ends| due.min(ends)), Waiting::ToAsk)
+    wait_within_budget(&history, due, Waiting::ToAsk, moment)
 }
 
 /// When a letter in doubt is looked at first. A provision has no look: its call is repeated, not sooner than
@@ -638,12 +637,17 @@ fn wait_to_call(history: History, retry_after: Option<RetryAfter>, moment: Momen
 
 /// Waits so long, but not beyond the age at which the letter is given up.
 fn wait_for(history: History, wait: Duration, waiting: Waiting, moment: Moment<'_>) -> Decision {
+    wait_within_budget(&history, later(moment.now, wait), waiting, moment)
+}
+
+/// Waits until `due`, or until the budget of the letter's phase ends; never until a time that has passed, which
+/// it may have during a long look.
+fn wait_within_budget(history: &History, due: Timestamp, waiting: Waiting, moment: Moment<'_>) -> Decision {
     let ends = match history.phase {
         Phase::Call => Some(later(history.first_seen, moment.policy.age_max)),
         Phase::Settle => history.settling_since.map(|since| later(since, moment.policy.inquiry_age_max)),
     };
-    let due = later(moment.now, wait);
-    wait_until(&history, ends.map_or(due, |ends| due.min(ends)), waiting)
+    wait_until(history, ends.map_or(due, |ends| due.min(ends.max(moment.now))), waiting)
 }
 
 fn finish(
@@ -681,3 +685,6 @@ fn item_of(status: Status) -> Item {
         Status::RolledBack | Status::Accepted | Status::Closed | Status::Abandoned(_) => Item::Unresolved,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -216,17 +216,31 @@ fn weigh_activities(listed: Option<&[Activity]>, payment: Option<&PhysicalPaymen
     if let Some(act) = done(PhysicalType::Cancel) {
         return seen(Shown::Cancelled, act);
     }
+    // It might be a cancel, or one that is done: beside it nothing else about the payment's cancels is sure.
+    let unreadable = |act: &Act| match act.kind {
+        PhysicalType::Sale | PhysicalType::Refund => false,
+        PhysicalType::Cancel => shown_by_cancel(act.status) == Shown::Unknown,
+        PhysicalType::Unknown | PhysicalType::Unlisted(_) => true,
+    };
+    if acts.iter().chain(latest.iter()).any(unreadable) {
+        return Evidence::bare(Shown::Unknown);
+    }
+    // That nothing else happened, only the list can tell; and not one without the payment's own sale.
+    let no_list = match listed {
+        None => Some(Shown::Unanswered),
+        Some([]) => Some(Shown::Contradictory),
+        Some(_activities) => None,
+    };
     if let Some(cancel) = latest.filter(|act| act.kind == PhysicalType::Cancel) {
         let shown = shown_by_cancel(cancel.status);
-        let proves = match shown {
-            Shown::Withdrawn | Shown::ReceivedByDevice | Shown::InProgress => true,
-            // That nothing else happened, only the list can tell.
-            _absence => listed.is_some(),
+        let proven = matches!(shown, Shown::Withdrawn | Shown::ReceivedByDevice | Shown::InProgress);
+        return match no_list {
+            Some(no_list) if !proven => Evidence::bare(no_list),
+            Some(_) | None => seen(shown, &cancel),
         };
-        return if proves { seen(shown, &cancel) } else { Evidence::bare(Shown::Unanswered) };
     }
-    if listed.is_none() {
-        return Evidence::bare(Shown::Unanswered);
+    if let Some(no_list) = no_list {
+        return Evidence::bare(no_list);
     }
     let cancels: Vec<Act> = acts.iter().copied().filter(|act| act.kind == PhysicalType::Cancel).collect();
     if !cancels.is_empty() {
@@ -235,22 +249,13 @@ fn weigh_activities(listed: Option<&[Activity]>, payment: Option<&PhysicalPaymen
             None => Evidence::bare(Shown::Unknown),
         };
     }
-    let everything: Vec<Act> = acts.iter().copied().chain(latest).collect();
-    let unreadable = everything.iter().any(|act| match act.kind {
-        PhysicalType::Sale | PhysicalType::Cancel | PhysicalType::Refund => false,
-        // It might be a cancel.
-        PhysicalType::Unknown | PhysicalType::Unlisted(_) => true,
-    });
-    if unreadable {
-        return Evidence::bare(Shown::Unknown);
-    }
     if let Some(act) = done(PhysicalType::Refund) {
         return seen(Shown::Refunded, act);
     }
     if let Some(act) = done(PhysicalType::Sale) {
         return seen(Shown::SaleStands, act);
     }
-    let sales: Vec<Act> = everything.into_iter().filter(|act| act.kind == PhysicalType::Sale).collect();
+    let sales: Vec<Act> = acts.iter().copied().filter(|act| act.kind == PhysicalType::Sale).collect();
     match latest.filter(|act| act.kind == PhysicalType::Sale).or_else(|| latest_of(&sales)) {
         Some(sale) if matches!(sale.status, PhysicalStatus::Withdrawn | PhysicalStatus::Failed) => {
             seen(Shown::SaleGone, &sale)
@@ -334,7 +339,7 @@ fn shown_by_vpos(payment: &VposPayment) -> Shown {
         return Shown::Unknown;
     }
     match payment.kind {
-        None | Some(VposType::Sale) => Shown::SaleStands,
+        Some(VposType::Sale) => Shown::SaleStands,
         Some(VposType::Cancel) if payment.status.is_some_and(has_failed) => Shown::CancelFailed,
         Some(VposType::Refund | VposType::PartialRefund) if payment.status.is_some_and(has_failed) => {
             Shown::SaleStands
@@ -344,6 +349,8 @@ fn shown_by_vpos(payment: &VposPayment) -> Shown {
         {
             Shown::Contradictory
         }
+        // A latest activity that is not named may be a cancel that runs.
+        None => Shown::Unknown,
         Some(VposType::Cancel | VposType::Refund | VposType::PartialRefund | VposType::Unlisted(_)) => {
             Shown::Unknown
         }
@@ -395,3 +402,6 @@ fn weigh_apm(read: &Read<ApmPayment>, kind: Kind, codes: &Codes) -> Evidence {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,11 @@ pub mod classify;
 pub mod codes;
 pub mod decide;
 pub mod evidence;
+#[cfg(test)]
+mod fixtures;
 pub mod history;
 pub mod intent;
+pub mod isolation;
 pub mod outcome;
 pub mod paywall;
 pub mod plan;

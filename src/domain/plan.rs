@@ -118,7 +118,7 @@ fn enter_settle(history: &mut History, now: Timestamp) {
 /// The next step of a letter that may call; `None` if it is too late for that.
 fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Option<Plan> {
     let Moment { policy, now, .. } = moment;
-    if history.attempts == 0 && intent.requested_at > later(now, FUTURE_MAX) {
+    if intent.requested_at > later(now, FUTURE_MAX) {
         return Some(decided(spent(intent, history.clone(), GivenUpReason::RequestedInFuture, moment)));
     }
     // Requested after the payment's day: it can never have been called in time.
@@ -320,3 +320,6 @@ fn whose_turn(history: &History) -> Vec<usize> {
         .take(Question::BATCH_LEN_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::paywall::{ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType};
+use super::step::Question;
 
 /// What came back of one call.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,6 +176,22 @@ pub enum InquiryReply {
     Batch(Vec<(usize, Read<VposPayment>)>),
     /// GET `/api/paywall/apm/query` (§7.4).
     Apm(Read<ApmPayment>),
+}
+
+impl InquiryReply {
+    /// What a look gave that was cut off before it was answered.
+    pub fn unanswered(question: &Question) -> InquiryReply {
+        match question {
+            Question::Physical { .. } => {
+                InquiryReply::Physical { activities: Read::Unanswered, inquiry: Read::Unanswered }
+            }
+            Question::Transaction { .. } => InquiryReply::Transaction(Read::Unanswered),
+            Question::Batch { payments } => {
+                InquiryReply::Batch(payments.iter().map(|(index, _)| (*index, Read::Unanswered)).collect())
+            }
+            Question::Apm { .. } => InquiryReply::Apm(Read::Unanswered),
+        }
+    }
 }
 
 /// What one inquiry of a look gave.

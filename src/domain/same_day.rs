@@ -47,3 +47,51 @@ fn date_of(intent: &CancelIntent) -> Option<Date> {
         | Target::BatchCancel { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::domain::fixtures::{DAY, MIDNIGHT, at, batch, intent, same_day_policy};
+
+    #[test]
+    fn a_day_ends_at_midnight_of_the_gateways_zone_and_that_moment_is_the_next_days() {
+        let policy = same_day_policy();
+        assert_eq!(day_end(DAY, &policy), at(MIDNIGHT));
+        let utc = Policy { zone: TimeZone::UTC, ..same_day_policy() };
+        assert_eq!(day_end(DAY, &utc), at(12 * 3600));
+        let just_before = at(MIDNIGHT) - jiff::SignedDuration::from_nanos(1);
+        assert!(!is_over(Kind::BatchCancel, DAY, &policy, just_before));
+        assert!(is_over(Kind::BatchCancel, DAY, &policy, at(MIDNIGHT)));
+    }
+
+    #[test]
+    fn the_last_day_of_the_calendar_never_ends() {
+        assert_eq!(day_end(Date::MAX, &same_day_policy()), Timestamp::MAX);
+    }
+
+    #[test]
+    fn no_day_is_over_for_a_kind_that_the_rule_does_not_bind() {
+        let policy = same_day_policy();
+        for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::ApmProvisionCancel] {
+            assert!(!is_over(kind, DAY, &policy, at(MIDNIGHT)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn only_an_intent_of_one_payment_has_one_day() {
+        let policy = same_day_policy();
+        assert!(is_over_for(&intent(Kind::TransactionCancel), &policy, at(MIDNIGHT)));
+        assert!(!is_over_for(&intent(Kind::TransactionCancel), &policy, at(MIDNIGHT - 1)));
+        assert!(!is_over_for(&batch(&[DAY]), &policy, at(MIDNIGHT)));
+        assert_eq!(ends_count_from(&batch(&[DAY]), &policy), None);
+    }
+
+    #[test]
+    fn an_end_by_the_rule_counts_when_no_call_of_that_day_can_be_under_way() {
+        let policy = same_day_policy();
+        assert_eq!(counts_from(DAY, &policy), at(MIDNIGHT + 60));
+        assert_eq!(ends_count_from(&intent(Kind::TransactionCancel), &policy), Some(at(MIDNIGHT + 60)));
+    }
+}

@@ -49,7 +49,7 @@ macro_rules! tell {
 pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     let kind = match source {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
-        Source::Rescue => None,
+        Source::Rescue | Source::Announcements | Source::Isolation => None,
     };
     let (source, redelivered) = (source_name(source), redelivered == Redelivered::Yes);
     debug!(name: "received", { cancel.kind = kind, source, redelivered, body_bytes }, "Letter received.");
@@ -89,6 +89,15 @@ pub fn decided(of: Of<'_>, what: &str, status: &str, reason: Option<&str>, attem
     tell!(info, "decided", of, { what, status, reason, attempts }, "Intent decided.");
 }
 
+/// The broker refused an outcome event (`event` is its id): it waits, and is announced again.
+pub fn announcement_parked(event: &str, tries: u32, delay: Duration) {
+    error!(
+        name: "announcement_parked",
+        { event, tries, delay_ms = ms(delay) },
+        "Broker refused an outcome event: a ledger's queue is full. It waits and is announced again."
+    );
+}
+
 /// An intent lies in the dead letters. `detail` is one sentence of ours, which names fields and no values.
 pub fn dead_lettered(of: Of<'_>, reason: &str, detail: &str) {
     tell!(error, "dead_lettered", of, { reason, detail }, "Intent dead-lettered; a person must look at it.");
@@ -98,6 +107,11 @@ pub fn dead_lettered(of: Of<'_>, reason: &str, detail: &str) {
 pub fn interrupted(of: Of<'_>, why: &dyn Error) {
     let why = chain(why);
     tell!(warn, "interrupted", of, { why }, "Step interrupted; the broker hands the letter out again.");
+}
+
+/// A letter may have taken a process down: it is handled alone.
+pub fn isolated(kind: &str, strikes: u32) {
+    warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
 }
 
 // What a person must look at.

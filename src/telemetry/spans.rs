@@ -13,7 +13,7 @@ use crate::wire::envelope::{Redelivered, Source};
 pub fn delivery(source: Source, destination: &str, redelivered: Redelivered, body_bytes: usize) -> Span {
     let kind = match source {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
-        Source::Rescue => None,
+        Source::Rescue | Source::Announcements | Source::Isolation => None,
     };
     info_span!(
         "receive",
@@ -37,6 +37,8 @@ pub(super) fn source_name(source: Source) -> &'static str {
         Source::Lane(_) => "lane",
         Source::Returns(_) => "returns",
         Source::Rescue => "rescue",
+        Source::Announcements => "announcements",
+        Source::Isolation => "isolation",
     }
 }
 

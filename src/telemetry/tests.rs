@@ -134,7 +134,9 @@ fn levels_say_who_must_act() {
         events::inquired(OF, 1, "unanswered", Duration::from_millis(5));
         events::decided(OF, "intent", "cancelled", None, 1);
         events::dead_lettered(OF, "no_evidence", "Nothing tells.");
+        events::announcement_parked("an-event-id", 1, Duration::ZERO);
         events::interrupted(OF, &WHY);
+        events::isolated("async_cancel", 1);
         events::panicked("src/x.rs:1");
         events::unrouted("cancel.unrouted", 3);
         events::unrouted_cleared("cancel.unrouted");
@@ -155,11 +157,12 @@ fn levels_say_who_must_act() {
         let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
         lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
     };
-    assert_eq!(told("error"), ["dead_lettered", "panicked", "unrouted", "locked_out"]);
+    assert_eq!(told("error"), ["dead_lettered", "announcement_parked", "panicked", "unrouted", "locked_out"]);
     assert_eq!(
         told("warn"),
         [
             "interrupted",
+            "isolated",
             "depth_unknown",
             "waiting_for_broker",
             "generation_ended",

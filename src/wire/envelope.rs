@@ -8,7 +8,7 @@ use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
 
 /// A header's value, as far as we read and write them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeaderValue {
     /// Long string, short string or bytes that are UTF-8.
     Text(String),
@@ -30,10 +30,14 @@ pub enum Source {
     Returns(Kind),
     /// What the broker itself took from a lane.
     Rescue,
+    /// Outcome events that the broker refused, on their way to be announced again.
+    Announcements,
+    /// Letters that may have taken a process down.
+    Isolation,
 }
 
 /// Whether the broker says that it has handed this delivery out before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Redelivered {
     /// The first time.
     No,
@@ -42,7 +46,7 @@ pub enum Redelivered {
 }
 
 /// What arrives in a delivery.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Letter {
     /// Which queue it was taken from.
     pub source: Source,
@@ -65,6 +69,8 @@ pub enum Address {
     Delay(Tier),
     /// `cancel.dead-letters`.
     DeadLetters,
+    /// Letters that may have taken a process down: `cancel.isolation`.
+    Isolation,
     /// Intents, as an order system publishes them: `cancel.intents`.
     Intents,
 }

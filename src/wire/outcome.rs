@@ -16,7 +16,7 @@ use crate::domain::history::History;
 use crate::domain::intent::{CancelIntent, Code, IntentId, Kind, Target};
 use crate::domain::outcome::{Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject};
 use crate::domain::reply::Amount;
-use crate::domain::retry::Tiers;
+use crate::domain::retry::{Tier, Tiers};
 
 /// `content-type` of an outcome event.
 pub const OUTCOME_CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -92,6 +92,66 @@ pub fn encode_malformed(letter: &Letter, malformed: &Malformed, stamp: &Stamp<'_
     };
     let event = publish(id.to_string(), event_id(id, status, None, 0), data, kind, status, stamp);
     Messages::new(event, [dead])
+}
+
+/// Headers of an event that the broker refused, while it waits to be announced again.
+mod parked {
+    /// Its `message-id`.
+    pub(super) const EVENT_ID: &str = "cancel-event-id";
+    /// How often it was refused.
+    pub(super) const TRIES: &str = "cancel-announce-tries";
+    /// What its routing key begins with while it waits.
+    pub(super) const KEY: &str = "announce.";
+}
+
+/// How often the event in this letter has been refused; 0 for what is no parked event.
+pub fn refusals(headers: &Headers) -> u32 {
+    match headers.get(parked::TRIES) {
+        Some(HeaderValue::Int(tries)) => u32::try_from(*tries).unwrap_or(u32::MAX),
+        Some(HeaderValue::Text(_) | HeaderValue::Bool(_)) | None => 0,
+    }
+}
+
+/// A refused event as it waits in a delay queue: the same bytes, by itself. `None` for what is no event.
+pub fn park(refused: &Message, tries: u32, tier: &Tier) -> Option<Message> {
+    let event_id = match refused.address {
+        Address::Announce => refused.message_id.clone()?,
+        Address::Delay(_) | Address::DeadLetters | Address::Isolation | Address::Intents => return None,
+    };
+    let mut headers = refused.headers.clone();
+    headers.insert(parked::EVENT_ID.to_owned(), HeaderValue::Text(event_id));
+    headers.insert(parked::TRIES.to_owned(), HeaderValue::Int(tries.into()));
+    Some(Message {
+        address: Address::Delay(tier.clone()),
+        routing_key: format!("{}{}", parked::KEY, refused.routing_key),
+        headers,
+        content_type: refused.content_type,
+        message_id: None,
+        body: refused.body.clone(),
+    })
+}
+
+/// A refused event whose wait is over, as it is announced again.
+pub fn announce_again(letter: &Letter) -> Messages {
+    let text = |name: &str| match letter.headers.get(name) {
+        Some(HeaderValue::Text(text)) => Some(text.clone()),
+        Some(HeaderValue::Int(_) | HeaderValue::Bool(_)) | None => None,
+    };
+    let routing_key = letter.routing_key.strip_prefix(parked::KEY).unwrap_or(&letter.routing_key);
+    let event = Message {
+        address: Address::Announce,
+        routing_key: routing_key.to_owned(),
+        headers: letter
+            .headers
+            .iter()
+            .filter(|(name, _)| matches!(name.as_str(), "traceparent" | "tracestate"))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        content_type: OUTCOME_CONTENT_TYPE,
+        message_id: text(parked::EVENT_ID),
+        body: letter.body.clone(),
+    };
+    Messages::new(event, [])
 }
 
 /// The id of an event: derived from intent and outcome, so that whoever announces the same thing again,
@@ -456,6 +516,21 @@ fn waiting(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) ->
         message_id: None,
         body: letter.body.clone(),
     }
+}
+
+/// A letter that may have taken a process down, on its way to be handled alone.
+pub fn isolate(letter: &Letter, kind: Kind, history: &History, trace: &Headers) -> Messages {
+    let mut headers = history::encode(history);
+    headers.extend(trace.clone());
+    let message = Message {
+        address: Address::Isolation,
+        routing_key: kind.as_str().to_owned(),
+        headers,
+        content_type: LETTER_CONTENT_TYPE,
+        message_id: None,
+        body: letter.body.clone(),
+    };
+    Messages::new(message, [])
 }
 
 /// Whose letter it is, where that can be read.

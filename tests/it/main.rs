@@ -5,6 +5,8 @@
 
 mod amqp;
 mod harness;
+mod ledgers;
+mod permissions;
 mod process;
 mod stories;
 mod support;
@@ -18,6 +20,9 @@ fn main() -> ExitCode {
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
+        ledgers::an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call,
+        ledgers::a_ledger_that_is_full_for_one_kind_does_not_stop_the_others,
+        permissions::the_least_permissions_of_a_worker_are_enough_and_one_less_is_told,
         stories::an_async_cancel_that_succeeds_at_once_is_told_as_cancelled,
     ];
     tests.extend(trials![
@@ -84,6 +89,7 @@ fn main() -> ExitCode {
         amqp::a_lost_connection_ends_the_generation_and_the_next_is_built,
         amqp::a_consumer_cancelled_by_the_broker_ends_the_generation,
         amqp::the_next_address_is_tried_when_one_does_not_answer,
+        amqp::tls_at_a_plain_port_is_told_as_such,
         amqp::a_worker_that_starts_without_a_broker_waits_for_it,
         amqp::a_drain_settles_what_was_delivered_and_leaves_the_rest,
     ]);

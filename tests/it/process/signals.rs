@@ -3,8 +3,12 @@
 use anyhow::{Context as _, Result};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Fault, FaultKind};
+use futures_util::StreamExt as _;
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
+use serde_json::Value;
 
-use super::wishes::{Course, Wish, nothing_is_left, ready};
+use super::wishes::{Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
@@ -16,12 +20,24 @@ const GAVE_BACK: i32 = 75;
 /// What the log says about the end: the names of the events from the signal on.
 fn told(ended: &Ended) -> Vec<String> {
     let lines = ended.stderr.all();
-    let events = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events
         .filter(|line| line["level"] != "debug")
         .filter_map(|line| Some(line["event"].as_str()?.to_owned()))
         .skip_while(|event| event != "stopping")
         .collect()
+}
+
+/// Waits until a letter is handed out by this queue, looks at it and leaves it there.
+async fn back_in(stage: &Stage, queue: &str) -> Result<Value> {
+    let channel = stage.connection().create_channel().await?;
+    let mut consumer = channel
+        .basic_consume(queue.into(), "look".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await?.context("the queue is gone")??;
+    // What is not acked goes back.
+    channel.close(200, "seen".into()).await?;
+    Ok(serde_json::from_slice(&delivery.data)?)
 }
 
 async fn idle(t: Context, signal: &str, name: &str) -> Result<()> {
@@ -94,7 +110,7 @@ pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_
     assert_eq!(told(&ended), ["stopping", "drain_started", "gave_back"]);
     assert_eq!(ended.stderr.event("gave_back").await?["letters_len"], 1);
     let lane = format!("{}.intents.transaction_cancel", stage.topology().prefix());
-    assert_eq!(ready(&stage, &lane).await?, 1, "the letter is back in its lane");
+    assert_eq!(back_in(&stage, &lane).await?, wish.intent, "the letter is back in its lane");
     let later = Process::work(&stage, &[("CANCEL_WORKER__SHUTDOWN__GRACE", "30s")])?;
     wish.ended(&stage, 1).await?;
     assert_eq!(later.stop_by("TERM").await?.code, Some(DONE));

@@ -48,7 +48,7 @@ pub(crate) struct Broker {
     hold: tokio::sync::Mutex<Hold>,
     /// What the tests declared and did not delete yet, by their prefixes.
     owned: Mutex<BTreeMap<String, Owned>>,
-    /// The prefixes of all tests that named something, to tell their traces from other people's names.
+    /// The prefixes of all tests, to tell their traces from other people's names.
     prefixes: Mutex<BTreeSet<String>>,
 }
 
@@ -75,6 +75,12 @@ struct Reached {
 struct Owned {
     queues: BTreeSet<String>,
     exchanges: BTreeSet<String>,
+}
+
+impl Owned {
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.exchanges.is_empty()
+    }
 }
 
 impl Broker {
@@ -129,7 +135,11 @@ impl Broker {
             .with_exposed_port(AMQP.tcp())
             .with_exposed_port(MANAGEMENT.tcp())
             .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
-            .with_startup_timeout(STARTUP_MAX);
+            .with_startup_timeout(STARTUP_MAX)
+            .with_label(
+                "cancel-worker.run",
+                set("CANCEL_WORKER_RUN").unwrap_or_else(|| "by-hand".to_owned()),
+            );
         let elsewhere = set("DOCKER_HOST").is_some_and(|host| host.starts_with("tcp://"));
         if !elsewhere {
             // Everybody may be guest on this broker, so nobody but us should reach it.
@@ -201,6 +211,7 @@ impl Broker {
         let version = tokio::task::spawn_blocking(move || server_version(&address))
             .await?
             .with_context(|| format!("no RabbitMQ answers at {way}"))?;
+        ensure!(!is_too_old(&version), "RabbitMQ {version} at {way} is too old: 3.10 is the least");
         let broker = Self {
             url,
             management_url,
@@ -270,10 +281,10 @@ impl Broker {
     pub(super) async fn clean_up(&self, prefix: &str) -> Result<()> {
         let owned = locked(&self.owned).remove(prefix);
         match owned {
-            Some(owned) => {
+            Some(owned) if !owned.is_empty() => {
                 timeout(CLEAN_UP_MAX, self.delete(&owned)).await.context("the deletes did not end in time")?
             }
-            None => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -385,6 +396,15 @@ fn port(address: &Url) -> u16 {
         (Some(port), _) => port,
         (None, "amqps") => AMQPS,
         (None, _) => AMQP,
+    }
+}
+
+/// Dead-lettering that loses nothing came with 3.10.
+fn is_too_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) < (3, 10),
+        (_, _) => false,
     }
 }
 

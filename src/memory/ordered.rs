@@ -1,5 +1,4 @@
-//! What this process remembers beyond one step: bounded, and lost with the process, which is why nothing but
-//! comfort may depend on it.
+//! The intents that this process has ordered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -1,0 +1,77 @@
+# `make` alone tells what there is. CI runs the same verbs.
+
+# In CI the lock file is the law; by hand, cargo may still mend it.
+CARGO_FLAGS := $(if $(CI),--locked)
+
+.DEFAULT_GOAL := help
+.PHONY: help rust demo test test-unit test-it fmt lint check build release doc deny images images-rm
+
+help: ## Print this help
+	@echo "cancel-worker: make VERB"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "demo and test find a RabbitMQ by themselves: AMQP_URL if it is set, else Docker, else an installed or"
+	@echo "installable rabbitmq-server. BROKER=url, BROKER=docker or BROKER=native forces a way."
+
+rust:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later, see https://rustup.rs" >&2; exit 69; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing (Debian: apt-get install gcc libc6-dev)" >&2; exit 69; }
+
+demo: rust ## Watch cancellations of all five kinds go through a RabbitMQ and a stand-in of the gateway
+	cargo build $(CARGO_FLAGS)
+	deploy/rabbitmq/with-broker -- cargo run --quiet $(CARGO_FLAGS) -- demo
+
+test: test-unit test-it ## Run all tests, on RabbitMQ 4.0 and, where it can be had, on 3.10 too
+
+test-unit: rust ## Run the tests that need no RabbitMQ
+	cargo test $(CARGO_FLAGS) --no-run
+	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test contract --test wire
+	cargo test --quiet $(CARGO_FLAGS) --doc
+
+test-it: rust ## Run the tests that need a RabbitMQ; TEST=name runs those whose name contains it
+	cargo test $(CARGO_FLAGS) --no-run --test it
+	deploy/rabbitmq/each-version -- cargo test --quiet $(CARGO_FLAGS) --test it -- $(TEST)
+
+fmt: rust ## Format the code
+	cargo fmt
+
+lint: rust ## Check format, lints and scripts; a warning fails
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then \
+	  echo "shellcheck $(SCRIPTS)"; shellcheck --shell bash --severity warning $(SCRIPTS); \
+	else echo "lint: shellcheck is not installed, so the scripts were only parsed"; fi
+
+SCRIPTS := .ci/run .ci/banned-crates $(wildcard deploy/rabbitmq/*)
+
+check: rust ## Compile everything without building it
+	cargo check $(CARGO_FLAGS) --all-targets
+
+build: rust ## Build for development
+	cargo build $(CARGO_FLAGS)
+
+release: rust ## Build for production: target/release/cancel-worker
+	cargo build $(CARGO_FLAGS) --release
+
+doc: rust ## Build the documentation, private items included; a warning fails
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
+
+deny: rust ## Check the crates we depend on: bans always; advisories and licences with cargo-deny
+	.ci/banned-crates
+	@if command -v cargo-deny >/dev/null; then \
+	  cargo deny check bans licenses sources || exit 1; \
+	  if timeout 120 cargo deny fetch db </dev/null; then cargo deny check --disable-fetch advisories; \
+	  else echo "deny: ATTENTION: the advisory database is not in reach, so advisories were NOT checked."; fi; \
+	else \
+	  echo "deny: ATTENTION: cargo-deny is not installed, so advisories, licences and sources were NOT checked."; \
+	  echo "deny: 'cargo install --locked cargo-deny' installs it (about four minutes)."; \
+	fi
+
+images: ## Get the RabbitMQ images that demo and test use
+	deploy/rabbitmq/image --version 4.0
+	deploy/rabbitmq/image --version 3.10
+
+images-rm: ## Remove the RabbitMQ images that were built here
+	docker image rm --force cancel-worker-rabbitmq:4.0 cancel-worker-rabbitmq:3.10
