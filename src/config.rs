@@ -48,6 +48,28 @@ pub struct Config {
     pub grace: Duration,
 }
 
+impl Config {
+    /// Keys that are set and that this version takes no notice of yet: said at the start, so that nobody relies on
+    /// them.
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        if self.admin_listen.is_some() {
+            keys.push("admin.listen".to_owned());
+        }
+        if self.telemetry.otlp_endpoint.is_some() {
+            keys.push("telemetry.otlp_endpoint".to_owned());
+        }
+        if self.amqp.management_url.is_some() {
+            keys.push("amqp.management_url".to_owned());
+        }
+        for (api, limits) in &self.gateway.limits {
+            let set = [("concurrency", limits.concurrency.is_some()), ("rate", limits.rate.is_some())];
+            keys.extend(set.iter().filter(|(_, set)| *set).map(|(key, _)| format!("gateway.{api}.{key}")));
+        }
+        keys
+    }
+}
+
 /// `[worker]`.
 #[derive(Debug, Clone)]
 pub struct Worker {

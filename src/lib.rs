@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod gateway;
+pub mod lanes;
 pub mod memory;
 pub mod simulator;
 pub mod telemetry;

@@ -18,11 +18,14 @@ use tracing::{Instrument, Span};
 use crate::amqp::{self, Delivery, Interrupted, Publisher, Stopped};
 use crate::clock::{Clock, Dice};
 use crate::domain::classify::{Facts, Verdict, classify, codes_of};
-use crate::domain::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
+use crate::domain::decide::{
+    DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up, wait_locked_out,
+};
 use crate::domain::evidence::{Findings, weigh};
 use crate::domain::history::{History, Item, Phase};
 use crate::domain::intent::{CancelIntent, Kind, MerchantName};
 use crate::domain::isolation::{Room, Suspicion, Trace, suspect};
+use crate::domain::lockout::{Change, Pass};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
 use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan};
 use crate::domain::policy::Policy;
@@ -30,6 +33,7 @@ use crate::domain::reply::{InquiryReply, Reply, Unanswered};
 use crate::domain::retry::{elapsed, later};
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
+use crate::lanes::Doors;
 use crate::memory::{Letters, Ordered};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
@@ -63,6 +67,8 @@ pub struct Worker {
     pub dice: Dice,
     /// The intents that this process has ordered.
     pub ordered: Ordered,
+    /// Which of the gateway's doors are shut, and for whom.
+    pub doors: Doors,
     /// The letters that this process has in hand, or has decided about.
     pub letters: Arc<Letters>,
 }
@@ -78,6 +84,7 @@ impl Worker {
             clock,
             dice,
             ordered: Ordered::new(ORDERED_LEN_MAX),
+            doors: Doors::default(),
             letters: Arc::new(Letters::new(LETTERS_BYTES_MAX)),
         }
     }
@@ -231,6 +238,13 @@ impl Worker {
     }
 
     async fn call(&self, intent: &CancelIntent, history: &History, call: Call, of: &Teller<'_>) -> Decision {
+        let begun_at = self.clock.now();
+        match self.doors.pass(intent.kind(), &intent.merchant, begun_at, self.probe_max()) {
+            Pass::Open | Pass::Probe => {}
+            Pass::Wait { until, last } => {
+                return wait_locked_out(history, last, until, self.moment(begun_at));
+            }
+        }
         let attempt = history.attempts.saturating_add(1);
         let path = call_path(intent.kind());
         let span = spans::call(of.kind, self.gateway.host(intent.kind().api()), path, attempt);
@@ -246,8 +260,12 @@ impl Worker {
             None => spans::unanswered(&span, verdict.name()),
         }
         events::called(of.of(), path, attempt, last.http_status, verdict.name(), begun.elapsed());
-        if verdict == Verdict::LockedOut {
-            events::locked_out(intent.kind().api().as_str(), of.merchant, last.http_status);
+        let moment = (now, &self.policy.tiers, self.dice.roll());
+        let api = intent.kind().api().as_str();
+        match self.doors.hear(intent.kind(), &intent.merchant, &verdict, &last, moment) {
+            Change::None => {}
+            Change::Shut => events::locked_out(api, of.merchant, last.http_status),
+            Change::Opened(after) => events::let_in(api, of.merchant, after),
         }
         let verdict = self.look_after_success(intent, verdict, of).await;
         if intent.kind() == Kind::AsyncCancel && matches!(verdict, Verdict::Done(_) | Verdict::Ordered(_)) {
@@ -327,6 +345,11 @@ impl Worker {
             }
             Some(_) | None => history,
         }
+    }
+
+    /// A letter that finds out whether a door is open again is given up on after this.
+    fn probe_max(&self) -> Duration {
+        self.policy.call_timeout.saturating_mul(2)
     }
 
     fn moment(&self, now: Timestamp) -> Moment<'_> {

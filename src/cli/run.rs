@@ -47,6 +47,9 @@ impl Run {
         let _telemetry = init(&config.telemetry, filter.as_deref(), clock.clone())
             .map_err(|error| Failure::input(chain(&error)))?;
         let signal = stop_signal();
+        for key in config.without_effect() {
+            events::without_effect(&key);
+        }
         events::started(env!("CARGO_PKG_VERSION"), &config.worker.name, &config.worker.source);
 
         let stop = CancellationToken::new();

@@ -235,6 +235,12 @@ pub fn give_up(intent: &CancelIntent, history: &History, reason: DeadReason) -> 
     }
 }
 
+/// The letter waits behind a shut door; `last` is what the gateway said there, to somebody else perhaps.
+pub fn wait_locked_out(history: &History, last: LastReply, until: Timestamp, moment: Moment<'_>) -> Decision {
+    let wait = elapsed(moment.now, until).max(moment.policy.tiers.shortest().length);
+    wait_for(History { last, ..history.clone() }, wait, Waiting::LockedOut, moment)
+}
+
 /// A rule of ours refuses before any call.
 pub(super) fn refuse_by_rule(history: &History, reason: RejectedReason) -> Decision {
     finish(history.clone(), Status::Rejected(reason), None, Learnt::default())

@@ -13,6 +13,7 @@ mod fixtures;
 pub mod history;
 pub mod intent;
 pub mod isolation;
+pub mod lockout;
 pub mod outcome;
 pub mod paywall;
 pub mod plan;

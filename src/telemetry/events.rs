@@ -109,6 +109,11 @@ pub fn interrupted(of: Of<'_>, why: &dyn Error) {
     tell!(warn, "interrupted", of, { why }, "Step interrupted; the broker hands the letter out again.");
 }
 
+/// The gateway accepts us again.
+pub fn let_in(api: &str, merchant: &str, after: Duration) {
+    info!(name: "let_in", { api, merchant, duration_ms = ms(after) }, "Gateway accepts us again.");
+}
+
 /// A letter may have taken a process down: it is handled alone.
 pub fn isolated(kind: &str, strikes: u32) {
     warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
@@ -143,6 +148,11 @@ pub fn locked_out(api: &str, merchant: &str, http_status: Option<u16>) {
 }
 
 // The life of the process.
+
+/// A key of the configuration is set that this version takes no notice of.
+pub fn without_effect(key: &str) {
+    warn!(name: "without_effect", { key }, "This key has no effect yet.");
+}
 
 /// A signal asks us to stop.
 pub fn stopping(signal: &str) {

@@ -142,6 +142,7 @@ fn levels_say_who_must_act() {
         events::unrouted_cleared("cancel.unrouted");
         events::depth_unknown("cancel.unrouted", &WHY);
         events::locked_out("physical", "default", Some(401));
+        events::let_in("physical", "default", Duration::ZERO);
         events::started("0.1.0", "one", "/cancel-worker");
         events::waiting_for_broker("localhost:5672", &WHY, 1);
         events::generation_started(1, "localhost:5672", 11);
@@ -175,6 +176,7 @@ fn levels_say_who_must_act() {
         [
             "decided",
             "unrouted_cleared",
+            "let_in",
             "started",
             "generation_started",
             "broker_unblocked",

@@ -4,6 +4,7 @@
 //! when it stands in the list below. `cargo test --test it -- NAME` runs those whose name contains NAME.
 
 mod amqp;
+mod doors;
 mod harness;
 mod ledgers;
 mod permissions;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         harness::a_confirmed_letter_comes_back,
         harness::a_cleaned_up_test_leaves_nothing_behind,
         harness::a_broker_of_ours_can_be_asked_and_operated,
+        doors::while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_burned,
         ledgers::an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call,
         ledgers::a_ledger_that_is_full_for_one_kind_does_not_stop_the_others,
         permissions::the_least_permissions_of_a_worker_are_enough_and_one_less_is_told,

@@ -1,0 +1,171 @@
+//! The lock-out: the gateway does not accept our keys, or an address is wrong. It is nobody's payment's fault, so
+//! letters wait without burning attempts, and one of them at a time finds out whether it is over.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::history::LastReply;
+use super::retry::{Roll, Tiers, elapsed, later};
+
+/// A door to the gateway: one API, or one endpoint of it, for one merchant.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Door {
+    shut: Option<Shut>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Shut {
+    since: Timestamp,
+    /// What the gateway said last.
+    last: LastReply,
+    /// Not before this does anybody find out.
+    probe_from: Timestamp,
+    /// Somebody is finding out, and is given up on at this time.
+    probing_until: Option<Timestamp>,
+}
+
+/// Whether a letter may call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pass {
+    /// It may.
+    Open,
+    /// It may, as the one that finds out.
+    Probe,
+    /// It waits, and tells in the end what stood in its way.
+    Wait {
+        /// Until then.
+        until: Timestamp,
+        /// What the gateway said last.
+        last: LastReply,
+    },
+}
+
+/// What a reply says about the door.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// It is shut.
+    LockedOut(LastReply),
+    /// The gateway answered, whatever it said.
+    LetIn,
+    /// Nothing came back.
+    Nothing,
+}
+
+/// How the door has changed, for those who want to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is as it was.
+    None,
+    /// It was found shut, for the first time or again.
+    Shut,
+    /// It is open again after so long.
+    Opened(Duration),
+}
+
+impl Door {
+    /// Whether a letter may call now. A probe is given up on after `probe_max`.
+    pub fn pass(&mut self, now: Timestamp, probe_max: Duration) -> Pass {
+        let Some(shut) = &mut self.shut else { return Pass::Open };
+        let until = shut.probing_until.filter(|until| *until > now).unwrap_or(shut.probe_from);
+        if until > now {
+            return Pass::Wait { until, last: shut.last.clone() };
+        }
+        shut.probing_until = Some(later(now, probe_max));
+        Pass::Probe
+    }
+
+    /// Takes note of what a call's reply says about the door.
+    pub fn hear(&mut self, heard: Heard, now: Timestamp, tiers: &Tiers, roll: Roll) -> Change {
+        match (heard, self.shut.take()) {
+            (Heard::LockedOut(last), before) => {
+                let since = before.map_or(now, |shut| shut.since);
+                let wait = tiers.after_elapsed(elapsed(since, now), roll);
+                self.shut = Some(Shut { since, last, probe_from: later(now, wait), probing_until: None });
+                Change::Shut
+            }
+            (Heard::LetIn, Some(shut)) => Change::Opened(elapsed(shut.since, now)),
+            (Heard::LetIn | Heard::Nothing, None) => Change::None,
+            (Heard::Nothing, Some(shut)) => {
+                let probe_from = later(now, tiers.shortest().length);
+                self.shut = Some(Shut { probe_from, probing_until: None, ..shut });
+                Change::None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::{at, policy};
+
+    const PROBE_MAX: Duration = Duration::from_secs(30);
+
+    fn unauthorised() -> Heard {
+        Heard::LockedOut(LastReply { http_status: Some(401), ..LastReply::default() })
+    }
+
+    fn hear(door: &mut Door, heard: Heard, seconds: i64) -> Change {
+        door.hear(heard, at(seconds), &policy().tiers, Roll::new(0.0))
+    }
+
+    fn waits(door: &mut Door, seconds: i64) -> bool {
+        matches!(door.pass(at(seconds), PROBE_MAX), Pass::Wait { .. })
+    }
+
+    fn shut_at_noon() -> Door {
+        let mut door = Door::default();
+        assert_eq!(hear(&mut door, unauthorised(), 0), Change::Shut);
+        door
+    }
+
+    #[test]
+    fn an_open_door_lets_everybody_pass() {
+        let mut door = Door::default();
+        assert_eq!(door.pass(at(0), PROBE_MAX), Pass::Open);
+        assert_eq!(hear(&mut door, Heard::LetIn, 0), Change::None);
+        assert_eq!(hear(&mut door, Heard::Nothing, 0), Change::None);
+        assert_eq!(door.pass(at(0), PROBE_MAX), Pass::Open);
+    }
+
+    #[test]
+    fn behind_a_shut_door_letters_wait_and_know_what_stood_in_their_way() {
+        let Pass::Wait { until, last } = shut_at_noon().pass(at(0), PROBE_MAX) else { panic!("it is shut") };
+        assert_eq!((until, last.http_status), (at(1), Some(401)));
+    }
+
+    #[test]
+    fn one_letter_at_a_time_finds_out() {
+        let mut door = shut_at_noon();
+        assert_eq!(door.pass(at(1), PROBE_MAX), Pass::Probe);
+        assert!(waits(&mut door, 1));
+        assert!(waits(&mut door, 30));
+        // The probe's story has died; another one finds out.
+        assert_eq!(door.pass(at(31), PROBE_MAX), Pass::Probe);
+    }
+
+    #[test]
+    fn an_answer_opens_the_door_for_everybody() {
+        let mut door = shut_at_noon();
+        assert_eq!(hear(&mut door, Heard::LetIn, 60), Change::Opened(Duration::from_secs(60)));
+        assert_eq!(door.pass(at(60), PROBE_MAX), Pass::Open);
+    }
+
+    #[test]
+    fn the_wait_grows_while_the_door_stays_shut() {
+        let mut door = shut_at_noon();
+        assert_eq!(hear(&mut door, unauthorised(), 40), Change::Shut);
+        assert!(waits(&mut door, 69));
+        assert_eq!(door.pass(at(70), PROBE_MAX), Pass::Probe);
+    }
+
+    #[test]
+    fn a_probe_that_was_not_answered_leaves_the_door_shut_and_frees_the_next() {
+        let mut door = shut_at_noon();
+        assert_eq!(door.pass(at(1), PROBE_MAX), Pass::Probe);
+        assert_eq!(hear(&mut door, Heard::Nothing, 2), Change::None);
+        assert!(waits(&mut door, 2));
+        assert_eq!(door.pass(at(3), PROBE_MAX), Pass::Probe);
+    }
+}
