@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use super::wishes::{Course, Wish, ready};
+use super::wishes::{Course, Wish};
 use crate::support::Context;
 use crate::support::process::{Ended, Process};
 use crate::support::stage::Stage;
@@ -55,7 +55,7 @@ pub(crate) async fn publish_takes_lines_from_standard_input_or_a_file_and_has_th
     }
     for kind in ["async_cancel", "transaction_cancel"] {
         let lane = format!("{}.intents.{kind}", stage.topology().prefix());
-        assert_eq!(ready(&stage, &lane).await?, 2, "{kind}");
+        assert_eq!(stage.take_all(&lane).await?.len(), 2, "{kind}");
     }
     Ok(())
 }

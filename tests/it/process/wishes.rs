@@ -187,7 +187,7 @@ pub(crate) async fn nothing_is_left(stage: &Stage) -> Result<()> {
 }
 
 /// How many messages are ready in a queue.
-pub(crate) async fn ready(stage: &Stage, queue: &str) -> Result<u32> {
+async fn ready(stage: &Stage, queue: &str) -> Result<u32> {
     let channel = stage.connection().create_channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
