@@ -27,27 +27,63 @@ pub(super) struct AmqpArgs {
 
 /// What such a command needs.
 pub(super) struct Target {
-    pub(super) amqp: Amqp,
     pub(super) broker: Broker,
     pub(super) topology: Topology,
 }
 
+/// Which of the two says where the broker is.
+enum Given {
+    Configuration(ConfigArgs),
+    Address(String),
+    Nothing,
+}
+
 impl AmqpArgs {
     pub(super) fn target(&self) -> Result<Target, Failure> {
-        let given = self.url.clone().or_else(|| std::env::var("AMQP_URL").ok());
-        let file =
-            self.config.clone().or_else(|| std::env::var_os("CANCEL_WORKER_CONFIG").map(PathBuf::from));
-        match (file, given) {
-            (None, Some(url)) => {
-                let amqp = amqp_at(&url, self.prefix.as_deref().unwrap_or("cancel"));
-                target(amqp, &crate::config::default_tiers())
-            }
-            // Without either, loading says what is missing.
-            (config, _) => {
-                let config = ConfigArgs { config }.load()?;
+        match self.given() {
+            Given::Configuration(config) => {
+                let config = config.load()?;
                 target(config.amqp, &config.policy.tiers)
             }
+            Given::Address(url) => target(amqp_at(&url, self.prefix()), &crate::config::default_tiers()),
+            Given::Nothing => Err(Failure::input(
+                "which broker? Give --config FILE or --url AMQP_URL, or set CANCEL_WORKER_CONFIG or AMQP_URL",
+            )),
         }
+    }
+
+    /// The topology, and what `run` does about it: for this no broker is needed.
+    pub(super) fn topology(&self) -> Result<(Topology, Declare), Failure> {
+        match self.given() {
+            Given::Configuration(config) => {
+                let config = config.load()?;
+                let topology = Topology::new(&config.amqp.prefix, config.policy.tiers.as_slice());
+                Ok((topology, config.amqp.declare))
+            }
+            Given::Address(_) | Given::Nothing => {
+                let tiers = crate::config::default_tiers();
+                Ok((Topology::new(self.prefix(), tiers.as_slice()), Declare::Missing))
+            }
+        }
+    }
+
+    /// What was written on the command line goes before what the environment happens to hold.
+    fn given(&self) -> Given {
+        let wants_no_file = self.url.is_some() || self.prefix.is_some();
+        let file = match &self.config {
+            Some(file) => Some(file.clone()),
+            None if wants_no_file => None,
+            None => std::env::var_os("CANCEL_WORKER_CONFIG").map(PathBuf::from),
+        };
+        match (file, self.url.clone().or_else(|| std::env::var("AMQP_URL").ok())) {
+            (Some(file), _) => Given::Configuration(ConfigArgs { config: Some(file) }),
+            (None, Some(url)) => Given::Address(url),
+            (None, None) => Given::Nothing,
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or("cancel")
     }
 }
 
@@ -66,7 +102,7 @@ fn target(amqp: Amqp, tiers: &Tiers) -> Result<Target, Failure> {
     let broker =
         Broker::new(&amqp, "command line", one_shot()).map_err(|error| Failure::input(error.to_string()))?;
     let topology = Topology::new(&amqp.prefix, tiers.as_slice());
-    Ok(Target { amqp, broker, topology })
+    Ok(Target { broker, topology })
 }
 
 /// A person waits for the answer.

@@ -19,16 +19,19 @@ use crate::config::{self, Config};
 /// Takes cancel intents from RabbitMQ, calls the Paywall endpoint that fits each kind, finds out what really
 /// happened, and publishes outcome events.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about = None, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Exit codes: 0 done, or drained after a signal; 64 the configuration or the input is wrong; 69 the broker or the \
 gateway is not to be had (one-shot commands); 70 our own fault; 75 the grace period ended with letters given \
-back to the broker.")]
+back to the broker."
+)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-/// Each says itself what it does: a word about it here would hide the help that it has.
+// What each does is said where it is: clap would show a comment here instead of it.
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),

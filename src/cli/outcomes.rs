@@ -34,7 +34,7 @@ enum Format {
 
 impl Outcomes {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let Target { broker, topology, .. } = self.amqp.target()?;
+        let Target { broker, topology } = self.amqp.target()?;
         let stop = stop_signal();
         tokio::pin!(stop);
         let unavailable = |error: crate::amqp::Error| Failure::unavailable(chain(&error));

@@ -34,7 +34,7 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let Target { broker, topology, .. } = self.amqp.target()?;
+        let Target { broker, topology } = self.amqp.target()?;
         let lines = read(&self.file).await?;
         let mut messages = Vec::new();
         let mut mistakes = Vec::new();
@@ -90,11 +90,13 @@ async fn lines(reader: impl AsyncBufRead + Unpin) -> std::io::Result<Vec<(usize,
 
 fn message(line: String, unchecked: bool) -> Result<Message, String> {
     let Known { kind, .. } = read_known(line.as_bytes());
-    let kind: Kind =
-        kind.ok_or_else(|| "no kind can be read, so there is no routing key to publish it with".to_owned())?;
-    if !unchecked {
-        decode(line.as_bytes(), kind).map_err(|malformed| malformed.fault.to_string())?;
+    // Without a kind it is a mistake in every lane; the lane here only says in which words.
+    let checked = decode(line.as_bytes(), kind.unwrap_or(Kind::AsyncCancel));
+    if let (Err(malformed), false) = (checked, unchecked) {
+        return Err(malformed.fault.to_string());
     }
+    let kind =
+        kind.ok_or_else(|| "no kind can be read, so there is no routing key to publish it with".to_owned())?;
     Ok(Message {
         address: Address::Intents,
         routing_key: kind.as_str().to_owned(),

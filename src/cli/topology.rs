@@ -11,6 +11,9 @@ use crate::amqp::topology::Who;
 use crate::config::Declare;
 
 /// Print, apply or verify the exchanges, queues and bindings.
+///
+/// `run` declares by itself what is missing, unless `amqp.declare = false` leaves that to a person with more rights:
+/// for them are print (the definitions and the least permissions), apply and verify.
 #[derive(Debug, Args)]
 pub(super) struct Topology {
     #[command(subcommand)]
@@ -48,9 +51,12 @@ enum Format {
 impl Topology {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
-            Action::Print { amqp, format } => print(&amqp.target()?, format),
+            Action::Print { amqp, format } => {
+                let (topology, declare) = amqp.topology()?;
+                print(&topology, declare, format);
+            }
             Action::Apply { amqp } => {
-                let Target { broker, topology, .. } = amqp.target()?;
+                let Target { broker, topology } = amqp.target()?;
                 apply(&broker, &topology).await.map_err(|error| Failure::unavailable(chain(&error)))?;
                 println!(
                     "{} exchanges, {} queues and {} bindings are there, as they must be.",
@@ -60,7 +66,7 @@ impl Topology {
                 );
             }
             Action::Verify { amqp } => {
-                let Target { broker, topology, .. } = amqp.target()?;
+                let Target { broker, topology } = amqp.target()?;
                 let findings =
                     verify(&broker, &topology).await.map_err(|error| Failure::unavailable(chain(&error)))?;
                 for finding in &findings {
@@ -76,13 +82,11 @@ impl Topology {
     }
 }
 
-fn print(target: &Target, format: Format) {
-    let topology = &target.topology;
+fn print(topology: &crate::amqp::Topology, declare: Declare, format: Format) {
     match format {
         Format::Json => println!("{}", topology.to_definitions()),
         Format::Table => {
             println!("{topology}");
-            let declaring = target.amqp.declare;
             println!("Least permissions (configure, write, read):");
             let parties = [
                 ("worker that declares", Who::Worker(Declare::Missing)),
@@ -97,7 +101,7 @@ fn print(target: &Target, format: Format) {
                     permissions.configure, permissions.write, permissions.read
                 );
             }
-            match declaring {
+            match declare {
                 Declare::Missing => println!("`run` declares what is missing (amqp.declare = true)."),
                 Declare::Nothing => println!("`run` declares nothing (amqp.declare = false)."),
             }

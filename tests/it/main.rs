@@ -9,6 +9,7 @@ mod doors;
 mod harness;
 mod ledgers;
 mod permissions;
+mod process;
 mod stories;
 mod support;
 mod truth;
@@ -103,6 +104,54 @@ fn main() -> ExitCode {
         truth::whatever_goes_wrong_nothing_untrue_is_told,
         truth::whatever_goes_wrong_across_midnight_nothing_untrue_is_told,
     ];
+    tests.extend(trials![
+        process::crashes::a_connection_cut_before_the_announcement_leaves_one_truth,
+        process::crashes::a_connection_cut_before_a_provisions_announcement_leaves_one_truth,
+        process::crashes::a_connection_cut_before_the_ack_tells_the_same_again,
+        process::crashes::a_connection_cut_before_a_provisions_ack_tells_the_same_again,
+        process::crashes::an_async_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_transaction_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_provision_cancel_killed_before_its_announcement_ends_once,
+        process::crashes::a_batch_killed_before_its_announcement_ends_once,
+        process::crashes::an_async_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::a_batch_killed_before_its_ack_is_told_under_the_same_id,
+        process::crashes::an_async_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::an_async_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_transaction_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_transaction_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_provision_cancel_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_provision_cancel_killed_during_a_call_with_effect_ends_once,
+        process::crashes::a_batch_killed_during_a_call_without_effect_is_called_again,
+        process::crashes::a_batch_killed_during_a_call_with_effect_ends_once,
+        process::crashes::two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth,
+        process::crashes::two_copies_of_an_ordered_async_cancel_tell_one_truth,
+        process::crashes::two_copies_of_an_ordered_batch_tell_one_truth,
+        process::signals::sigterm_ends_an_idle_worker_and_says_so,
+        process::signals::sigint_ends_an_idle_worker_and_says_so,
+        process::signals::sigterm_during_a_call_lets_it_end_and_tells_the_outcome,
+        process::signals::sigint_during_a_call_lets_it_end_and_tells_the_outcome,
+        process::signals::a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another,
+        process::signals::a_worker_that_waits_for_a_broker_ends_with_0,
+        process::signals::a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back,
+        process::commands::publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed,
+        process::commands::publish_says_that_nobody_has_declared_the_topology,
+        process::commands::outcomes_ends_after_as_many_events_as_were_wanted,
+        process::commands::outcomes_ends_with_0_on_a_signal,
+        process::commands::what_is_missing_is_found_and_applied,
+        process::commands::what_is_different_is_found_and_left_alone,
+        process::secrets::nothing_secret_is_in_json_logs_or_messages,
+        process::secrets::nothing_secret_is_in_text_logs_or_messages,
+        process::secrets::a_broker_that_is_down_is_told_without_the_password,
+        process::secrets::a_password_that_the_broker_refuses_is_told_without_it,
+        process::telling::a_dead_lettered_letter_emits_its_event,
+        process::telling::what_nobody_is_bound_to_is_alarmed_and_kept,
+        process::telling::a_publishers_trace_in_a_long_string_goes_on,
+        process::telling::a_publishers_trace_in_bytes_goes_on,
+    ]);
     tests.extend(trials_at_url![
         amqp::a_shared_channel_gives_confirms_to_the_wrong_message,
         amqp::our_publisher_never_calls_confirmed_what_was_returned,

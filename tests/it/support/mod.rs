@@ -1,6 +1,8 @@
 //! Gets one broker for all tests, runs each in a runtime of its own, and leaves nothing behind.
 
 mod broker;
+pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod stage;
 
 use std::future::Future;

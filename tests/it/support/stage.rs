@@ -19,6 +19,7 @@ use cancel_worker::worker::{self, Worker};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use serde_json::{Value, json};
@@ -272,6 +273,13 @@ impl Ledger {
     /// The name of its queue.
     pub(crate) fn queue(&self) -> &str {
         &self.queue
+    }
+
+    /// Leaves: its queue is deleted, and nobody listens any more.
+    pub(crate) async fn leave(&self, connection: &lapin::Connection) -> Result<()> {
+        let channel = connection.create_channel().await?;
+        channel.queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        Ok(())
     }
 
     /// Everything so far.

@@ -1,0 +1,283 @@
+//! SIGKILL at the worst moments. The broker hands the letter out again, another process ends it, and the world hears
+//! one truth.
+
+use anyhow::{Context as _, Result, ensure};
+use cancel_worker::domain::intent::Kind;
+use cancel_worker::simulator::{Fault, FaultKind, FaultPoint};
+
+use super::wishes::{Course, Wish, nothing_is_left};
+use crate::support::Context;
+use crate::support::process::Process;
+use crate::support::proxy::{Frame, Proxy};
+use crate::support::stage::{PATIENCE, Stage};
+
+const DONE: i32 = 0;
+
+/// The stage of one story: a worker behind a proxy, whose end it will be, and a wish.
+struct Story {
+    stage: Stage,
+    proxy: Proxy,
+    wish: Wish,
+    course: Course,
+}
+
+impl Story {
+    async fn new(t: &Context, kind: Kind, course: Course) -> Result<Story> {
+        let stage = Stage::new(t, "").await?;
+        let proxy = Proxy::start(stage.url()).await?;
+        let wish = Wish::new(&stage, kind, course)?;
+        Ok(Story { stage, proxy, wish, course })
+    }
+
+    fn announce(&self) -> String {
+        format!("{}.announce", self.stage.topology().prefix())
+    }
+
+    fn first_worker(&self) -> Result<Process> {
+        Process::work_through(&self.stage, self.proxy.url())
+    }
+
+    /// Another process takes over, until the wish has ended so often; then everything is told truly, and nothing left.
+    async fn is_ended_by_another_process(&self, times: usize) -> Result<()> {
+        let second = Process::work(&self.stage, &[])?;
+        self.wish.ended(&self.stage, times).await?;
+        let ended = second.stop_by("TERM").await?;
+        assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+        self.wish.is_told_truly(&self.stage)?;
+        nothing_is_left(&self.stage).await
+    }
+}
+
+/// The call has had its effect, the process dies before a word of it is out.
+async fn killed_between_call_and_announce(t: Context, kind: Kind) -> Result<()> {
+    let story = Story::new(&t, kind, Course::AtOnce).await?;
+    let Story { stage, proxy, wish, course } = &story;
+    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.first_word(*course)));
+    let first = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    hold.held().await?;
+    let (_, id) = &wish.payments[0];
+    stage.simulator.wait_for_calls(id, wish.endpoint, 1, PATIENCE).await?;
+
+    first.kill().await?;
+
+    ensure!(stage.ledger.events().is_empty(), "nothing was announced: {:#?}", stage.ledger.events());
+    story.is_ended_by_another_process(1).await
+}
+
+/// The ledger has heard the end, the process dies before the letter is acked.
+async fn killed_between_announce_and_ack(t: Context, kind: Kind) -> Result<()> {
+    let story = Story::new(&t, kind, Course::AtOnce).await?;
+    let Story { stage, proxy, wish, .. } = &story;
+    let last_word = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.last_word()));
+    let first = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    last_word.held().await?;
+    let ack = proxy.hold(Frame::ack());
+    last_word.release();
+    ack.held().await?;
+    wish.ended(stage, 1).await?;
+
+    first.kill().await?;
+
+    story.is_ended_by_another_process(2).await
+}
+
+/// The process dies while the gateway has the call.
+async fn killed_during_the_call(t: Context, kind: Kind, fault: Fault) -> Result<()> {
+    let story = Story::new(&t, kind, Course::AtOnce).await?;
+    let Story { stage, wish, .. } = &story;
+    let calls_expected = match fault.point {
+        FaultPoint::BeforeEffect => 2,
+        FaultPoint::AfterEffect => 1,
+    };
+    stage.simulator.plan(fault.on(wish.endpoint)).await?;
+    let first = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    let (_, id) = &wish.payments[0];
+    stage.simulator.wait_for_calls(id, wish.endpoint, 1, PATIENCE).await?;
+
+    first.kill().await?;
+
+    story.is_ended_by_another_process(1).await?;
+    let calls = stage.simulator.truth_of(id).context("it was seeded")?.calls_of(wish.endpoint);
+    // Nothing but the call itself tells whether a provision is cancelled.
+    let asks_by_calling = kind == Kind::ApmProvisionCancel;
+    ensure!(asks_by_calling || calls == calls_expected, "{calls} calls");
+    Ok(())
+}
+
+/// The letter lies in a delay queue, and the process dies before the delivery that it was made from is acked: two
+/// copies are alive.
+async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) -> Result<()> {
+    let story = Story::new(&t, kind, course).await?;
+    let Story { stage, proxy, wish, .. } = &story;
+    match course {
+        // It waits because the gateway is busy: the call has had no effect.
+        Course::AtOnce => {
+            let busy = FaultKind::http_retry_after(503, "0");
+            stage.simulator.plan(Fault::new(busy).on(wish.endpoint)).await?;
+        }
+        // It waits for the end of what was ordered.
+        Course::Later => {}
+    }
+    let ack = proxy.hold(Frame::ack());
+    let first = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    ack.held().await?;
+
+    first.kill().await?;
+
+    story.is_ended_by_another_process(2).await
+}
+
+/// The process lives on, but its connection is cut before this frame is through: the letter comes to it again.
+async fn cut_before(t: Context, kind: Kind, frame: impl Fn(&Story) -> Frame, times: usize) -> Result<()> {
+    let story = Story::new(&t, kind, Course::AtOnce).await?;
+    let Story { stage, proxy, wish, .. } = &story;
+    let hold = proxy.hold(frame(&story));
+    let worker = story.first_worker()?;
+    stage.publish(&wish.intent).await?;
+    hold.held().await?;
+    // Of an ack: everything before it is said.
+    wish.ended(stage, times - 1).await?;
+
+    hold.cut();
+
+    wish.ended(stage, times).await?;
+    let ended = worker.stop_by("TERM").await?;
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
+    wish.is_told_truly(stage)?;
+    nothing_is_left(stage).await
+}
+
+fn announcement(story: &Story) -> Frame {
+    Frame::publish_to(&story.announce()).with(&story.wish.last_word())
+}
+
+pub(crate) async fn a_connection_cut_before_the_announcement_leaves_one_truth(t: Context) -> Result<()> {
+    cut_before(t, Kind::TransactionCancel, announcement, 1).await
+}
+
+pub(crate) async fn a_connection_cut_before_a_provisions_announcement_leaves_one_truth(
+    t: Context,
+) -> Result<()> {
+    cut_before(t, Kind::ApmProvisionCancel, announcement, 1).await
+}
+
+pub(crate) async fn a_connection_cut_before_the_ack_tells_the_same_again(t: Context) -> Result<()> {
+    cut_before(t, Kind::TransactionCancel, |_| Frame::ack(), 2).await
+}
+
+pub(crate) async fn a_connection_cut_before_a_provisions_ack_tells_the_same_again(t: Context) -> Result<()> {
+    cut_before(t, Kind::ApmProvisionCancel, |_| Frame::ack(), 2).await
+}
+
+fn hang() -> Fault {
+    Fault::new(FaultKind::Hang)
+}
+
+pub(crate) async fn an_async_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+    killed_between_call_and_announce(t, Kind::AsyncCancel).await
+}
+
+pub(crate) async fn a_transaction_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+    killed_between_call_and_announce(t, Kind::TransactionCancel).await
+}
+
+pub(crate) async fn a_provision_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+    killed_between_call_and_announce(t, Kind::ApmProvisionCancel).await
+}
+
+pub(crate) async fn a_batch_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+    killed_between_call_and_announce(t, Kind::BatchCancel).await
+}
+
+pub(crate) async fn an_async_cancel_killed_before_its_ack_is_told_under_the_same_id(
+    t: Context,
+) -> Result<()> {
+    killed_between_announce_and_ack(t, Kind::AsyncCancel).await
+}
+
+pub(crate) async fn a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id(
+    t: Context,
+) -> Result<()> {
+    killed_between_announce_and_ack(t, Kind::TransactionCancel).await
+}
+
+pub(crate) async fn a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id(
+    t: Context,
+) -> Result<()> {
+    killed_between_announce_and_ack(t, Kind::ApmProvisionCancel).await
+}
+
+pub(crate) async fn a_batch_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
+    killed_between_announce_and_ack(t, Kind::BatchCancel).await
+}
+
+pub(crate) async fn an_async_cancel_killed_during_a_call_without_effect_is_called_again(
+    t: Context,
+) -> Result<()> {
+    killed_during_the_call(t, Kind::AsyncCancel, hang()).await
+}
+
+pub(crate) async fn an_async_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+    killed_during_the_call(t, Kind::AsyncCancel, hang().after_effect()).await
+}
+
+pub(crate) async fn a_transaction_cancel_killed_during_a_call_without_effect_is_called_again(
+    t: Context,
+) -> Result<()> {
+    killed_during_the_call(t, Kind::TransactionCancel, hang()).await
+}
+
+pub(crate) async fn a_transaction_cancel_killed_during_a_call_with_effect_ends_once(
+    t: Context,
+) -> Result<()> {
+    killed_during_the_call(t, Kind::TransactionCancel, hang().after_effect()).await
+}
+
+pub(crate) async fn a_provision_cancel_killed_during_a_call_without_effect_is_called_again(
+    t: Context,
+) -> Result<()> {
+    killed_during_the_call(t, Kind::ApmProvisionCancel, hang()).await
+}
+
+pub(crate) async fn a_provision_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+    killed_during_the_call(t, Kind::ApmProvisionCancel, hang().after_effect()).await
+}
+
+pub(crate) async fn a_batch_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
+    killed_during_the_call(t, Kind::BatchCancel, hang()).await
+}
+
+pub(crate) async fn a_batch_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+    killed_during_the_call(t, Kind::BatchCancel, hang().after_effect()).await
+}
+
+pub(crate) async fn two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth(
+    t: Context,
+) -> Result<()> {
+    killed_between_delay_and_ack(t, Kind::AsyncCancel, Course::AtOnce).await
+}
+
+pub(crate) async fn two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth(
+    t: Context,
+) -> Result<()> {
+    killed_between_delay_and_ack(t, Kind::TransactionCancel, Course::AtOnce).await
+}
+
+pub(crate) async fn two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth(
+    t: Context,
+) -> Result<()> {
+    killed_between_delay_and_ack(t, Kind::ApmProvisionCancel, Course::AtOnce).await
+}
+
+pub(crate) async fn two_copies_of_an_ordered_async_cancel_tell_one_truth(t: Context) -> Result<()> {
+    killed_between_delay_and_ack(t, Kind::AsyncCancel, Course::Later).await
+}
+
+pub(crate) async fn two_copies_of_an_ordered_batch_tell_one_truth(t: Context) -> Result<()> {
+    killed_between_delay_and_ack(t, Kind::BatchCancel, Course::Later).await
+}

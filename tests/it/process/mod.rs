@@ -1,0 +1,8 @@
+//! The worker as a process of its own, killed, stopped and listened to.
+
+pub(crate) mod commands;
+pub(crate) mod crashes;
+pub(crate) mod secrets;
+pub(crate) mod signals;
+pub(crate) mod telling;
+mod wishes;

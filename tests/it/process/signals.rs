@@ -1,0 +1,152 @@
+//! Signals: no more is taken, what is in hand is finished or given back, and the log says which.
+
+use anyhow::{Context as _, Result};
+use cancel_worker::domain::intent::Kind;
+use cancel_worker::simulator::{Fault, FaultKind};
+use futures_util::StreamExt as _;
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
+use serde_json::Value;
+
+use super::wishes::{Course, Wish, nothing_is_left};
+use crate::support::Context;
+use crate::support::process::{Ended, Process};
+use crate::support::proxy::{Frame, Proxy};
+use crate::support::stage::{PATIENCE, Stage};
+
+const DONE: i32 = 0;
+const GAVE_BACK: i32 = 75;
+
+/// What the log says about the end: the names of the events from the signal on.
+fn told(ended: &Ended) -> Vec<String> {
+    let lines = ended.stderr.all();
+    let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events
+        .filter(|line| line["level"] != "debug")
+        .filter_map(|line| Some(line["event"].as_str()?.to_owned()))
+        .skip_while(|event| event != "stopping")
+        .collect()
+}
+
+/// Waits until a letter is handed out by this queue, looks at it and leaves it there.
+async fn back_in(stage: &Stage, queue: &str) -> Result<Value> {
+    let channel = stage.connection().create_channel().await?;
+    let mut consumer = channel
+        .basic_consume(queue.into(), "look".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await?.context("the queue is gone")??;
+    // What is not acked goes back.
+    channel.close(200, "seen".into()).await?;
+    Ok(serde_json::from_slice(&delivery.data)?)
+}
+
+async fn idle(t: Context, signal: &str, name: &str) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let worker = Process::work(&stage, &[])?;
+    worker.stderr.event("generation_started").await?;
+
+    let ended = worker.stop_by(signal).await?;
+
+    assert_eq!(ended.code, Some(DONE));
+    assert_eq!(told(&ended), ["stopping", "drain_started", "drain_finished"]);
+    assert_eq!(ended.stderr.event("stopping").await?["signal"], name);
+    assert_eq!(ended.stderr.event("drain_started").await?["held"], 0, "a consumer that waits holds nothing");
+    Ok(())
+}
+
+pub(crate) async fn sigterm_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
+    idle(t, "TERM", "SIGTERM").await
+}
+
+pub(crate) async fn sigint_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
+    idle(t, "INT", "SIGINT").await
+}
+
+async fn during_a_call(t: Context, signal: &str) -> Result<()> {
+    // The call may hang for as long as the test needs it to.
+    let stage = Stage::new(&t, "gateway = { call_timeout = \"40s\" }\ninquiry = { quiet = \"40s\" }").await?;
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+    let worker = Process::work(&stage, &[])?;
+    stage.publish(&wish.intent).await?;
+    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+
+    worker.signal(signal).await?;
+    let drain = worker.stderr.event("drain_started").await?;
+    stage.simulator.release();
+    let ended = worker.ended().await?;
+
+    assert_eq!(drain["held"], 1);
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    assert_eq!(told(&ended), ["stopping", "drain_started", "decided", "drain_finished"]);
+    wish.ended(&stage, 1).await?;
+    wish.is_told_truly(&stage)?;
+    nothing_is_left(&stage).await
+}
+
+pub(crate) async fn sigterm_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
+    during_a_call(t, "TERM").await
+}
+
+pub(crate) async fn sigint_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
+    during_a_call(t, "INT").await
+}
+
+pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another(
+    t: Context,
+) -> Result<()> {
+    let tuning =
+        "gateway = { call_timeout = \"2s\" }\ninquiry = { quiet = \"2s\" }\nshutdown = { grace = \"200ms\" }";
+    let stage = Stage::new(&t, tuning).await?;
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+    let worker = Process::work(&stage, &[])?;
+    stage.publish(&wish.intent).await?;
+    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+
+    let ended = worker.stop_by("TERM").await?;
+
+    assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
+    assert_eq!(told(&ended), ["stopping", "drain_started", "gave_back"]);
+    assert_eq!(ended.stderr.event("gave_back").await?["letters_len"], 1);
+    let lane = format!("{}.intents.transaction_cancel", stage.topology().prefix());
+    assert_eq!(back_in(&stage, &lane).await?, wish.intent, "the letter is back in its lane");
+    let later = Process::work(&stage, &[("CANCEL_WORKER__SHUTDOWN__GRACE", "30s")])?;
+    wish.ended(&stage, 1).await?;
+    assert_eq!(later.stop_by("TERM").await?.code, Some(DONE));
+    wish.is_told_truly(&stage)?;
+    nothing_is_left(&stage).await
+}
+
+pub(crate) async fn a_worker_that_waits_for_a_broker_ends_with_0(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    // Nobody listens there any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let url = format!("amqp://guest:secret@{closed}/%2f");
+    let worker = Process::work(&stage, &[("CANCEL_WORKER__AMQP__URL", &url)])?;
+    worker.stderr.event("waiting_for_broker").await?;
+
+    let ended = worker.stop_by("TERM").await?;
+
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    assert_eq!(told(&ended), ["stopping", "drain_started", "drain_finished"]);
+    Ok(())
+}
+
+pub(crate) async fn a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "shutdown = { grace = \"300ms\" }").await?;
+    let proxy = Proxy::start(stage.url()).await?;
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let publish = proxy.hold(Frame::publish_to(&format!("{}.announce", stage.topology().prefix())));
+    let worker = Process::work_through(&stage, proxy.url())?;
+    stage.publish(&wish.intent).await?;
+    publish.held().await?;
+
+    let ended = worker.stop_by("TERM").await?;
+
+    assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
+    let gave_back = ended.stderr.events("gave_back");
+    assert_eq!(gave_back.first().context("it says so")?["letters_len"], 1);
+    assert!(stage.ledger.events().is_empty());
+    Ok(())
+}

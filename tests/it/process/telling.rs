@@ -1,0 +1,151 @@
+//! What a person at the log, or at the traces, is promised to see.
+
+use anyhow::{Context as _, Result, ensure};
+use cancel_worker::domain::intent::Kind;
+use cancel_worker::simulator::{Fault, FaultKind};
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
+
+use super::wishes::{Course, Wish, audit};
+use crate::support::Context;
+use crate::support::process::{Lines, Process};
+use crate::support::stage::Stage;
+
+/// Waits for a log line of this event that also fits.
+async fn line(lines: &Lines, event: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+    let is = |line: &str| {
+        serde_json::from_str::<Value>(line).is_ok_and(|line| line["event"] == event && fits(&line))
+    };
+    Ok(serde_json::from_str(&lines.wait_for(&format!("fitting event `{event}`"), is).await?)?)
+}
+
+pub(crate) async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let worker = Process::work(&stage, &[])?;
+    let mut malformed = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    malformed.intent["payment"]["paymentRequestId"] = "nonsense".into();
+    let mut unknown = Wish::new(&stage, Kind::BatchCancel, Course::AtOnce)?;
+    unknown.intent["merchant"] = "nobody".into();
+
+    for (wish, reason, names) in [
+        (&malformed, "invalid_intent", "payment.paymentRequestId"),
+        (&unknown, "unknown_merchant", "merchant"),
+    ] {
+        stage.publish_bytes(wish.kind.as_str(), serde_json::to_vec(&wish.intent)?).await?;
+        let told = line(&worker.stderr, "dead_lettered", |line| line["intent.id"] == wish.subject()).await?;
+        assert_eq!(told["level"], "error");
+        assert_eq!(told["reason"], reason);
+        assert_eq!(told["cancel.kind"], wish.kind.as_str());
+        let detail = told["detail"].as_str().unwrap_or_default();
+        ensure!(detail.contains(names) && !detail.contains("nonsense"), "{detail}");
+        ensure!(told["trace_id"].is_string(), "{told}");
+    }
+    assert_eq!(worker.stop_by("TERM").await?.code, Some(0));
+    Ok(())
+}
+
+pub(crate) async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    stage.ledger.leave(stage.connection()).await?;
+    let unrouted = format!("{}.unrouted", stage.topology().prefix());
+    let lost = b"an intent of a kind that nobody serves".to_vec();
+    stage.publish_bytes("teleport", lost.clone()).await?;
+
+    // The first look comes with the connection, the next ten seconds later.
+    let worker = Process::work(&stage, &[])?;
+    let alarm = line(&worker.stderr, "unrouted", |line| line["depth"] == 1).await?;
+    assert_eq!((&alarm["level"], &alarm["queue"]), (&"error".into(), &unrouted.as_str().into()));
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&wish.intent).await?;
+    line(&worker.stderr, "unrouted", |line| line["depth"] == 2).await?;
+
+    let kept = stage.take_all(&unrouted).await?;
+    let keys: Vec<&str> = kept.iter().map(|message| message.routing_key.as_str()).collect();
+    assert_eq!(keys, ["teleport", "transaction_cancel.cancelled"]);
+    assert_eq!(kept[0].body, lost);
+    let outcome: Value = serde_json::from_slice(&kept[1].body)?;
+    assert_eq!(outcome["subject"], wish.subject());
+    worker.stderr.event("unrouted_cleared").await?;
+    assert_eq!(worker.stop_by("TERM").await?.code, Some(0));
+    Ok(())
+}
+
+/// The trace of a `traceparent`, or of the header of a message.
+fn trace_of(traceparent: &str) -> &str {
+    traceparent.split('-').nth(1).unwrap_or_default()
+}
+
+/// Publishes a letter in a trace.
+async fn publish_in_trace(stage: &Stage, key: &str, body: &[u8], traceparent: AMQPValue) -> Result<()> {
+    let mut headers = FieldTable::default();
+    headers.insert("traceparent".into(), traceparent);
+    headers.insert("tracestate".into(), AMQPValue::LongString("shop=a1".into()));
+    let exchange = format!("{}.intents", stage.topology().prefix());
+    let channel = stage.connection().create_channel().await?;
+    let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+    channel
+        .basic_publish(exchange.as_str().into(), key.into(), BasicPublishOptions::default(), body, properties)
+        .await?;
+    Ok(())
+}
+
+async fn a_trace_goes_on(t: Context, written: impl Fn(&str) -> AMQPValue) -> Result<()> {
+    const OF_WISH: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const OF_MALFORMED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let stage = Stage::new(&t, "").await?;
+    let audit = audit(&t, &stage).await?;
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    // So it goes through a delay queue.
+    let busy = Fault::new(FaultKind::http_retry_after(503, "0")).on(wish.endpoint);
+    stage.simulator.plan(busy).await?;
+    let mut malformed = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    malformed.intent["payment"]["paymentRequestId"] = "nonsense".into();
+    let worker = Process::work(&stage, &[("CANCEL_WORKER_LOG", "debug")])?;
+
+    for (wish, traceparent) in [(&wish, OF_WISH), (&malformed, OF_MALFORMED)] {
+        let body = wish.intent.to_string();
+        publish_in_trace(&stage, wish.kind.as_str(), body.as_bytes(), written(traceparent)).await?;
+        wish.ended(&stage, 1).await?;
+    }
+    let ended = worker.stop_by("TERM").await?;
+
+    let trace = trace_of(OF_WISH);
+    for event in ["waiting", "decided"] {
+        let told = ended.stderr.events(event);
+        let told = told.iter().find(|line| line["intent.id"] == wish.subject()).context(event.to_owned())?;
+        assert_eq!(told["trace_id"], trace, "{event}");
+    }
+    let calls = ended.stderr.events("called");
+    assert_eq!(calls.len(), 2, "before the delay queue and after it");
+    ensure!(calls.iter().all(|line| line["trace_id"] == trace), "{calls:#?}");
+    let told = ended.stderr.events("dead_lettered");
+    assert_eq!(told[0]["trace_id"], trace_of(OF_MALFORMED));
+
+    let outcomes = stage.take_all(&audit).await?;
+    for (key, traceparent) in
+        [("transaction_cancel.cancelled", OF_WISH), ("async_cancel.rejected", OF_MALFORMED)]
+    {
+        let outcome = outcomes.iter().find(|outcome| outcome.routing_key == key).context(key)?;
+        let header = outcome.headers.get("traceparent").context("it has one")?;
+        assert_eq!(trace_of(header), trace_of(traceparent), "{key}");
+        ensure!(header != traceparent, "it names our own span as its parent");
+        assert_eq!(header[53..], traceparent[53..], "sampling is the publisher's decision");
+        assert_eq!(outcome.headers.get("tracestate").map(String::as_str), Some("shop=a1"), "{key}");
+    }
+    let dead = stage.dead_letters().await?;
+    let header = dead[0].headers.get("traceparent").context("it has one")?;
+    assert_eq!(trace_of(header), trace_of(OF_MALFORMED));
+    Ok(())
+}
+
+pub(crate) async fn a_publishers_trace_in_a_long_string_goes_on(t: Context) -> Result<()> {
+    a_trace_goes_on(t, |traceparent| AMQPValue::LongString(traceparent.into())).await
+}
+
+// In the third form, a short string, RabbitMQ carries no header at all: its dialect has no letter for that type. How we
+// would read one is held where headers are read.
+pub(crate) async fn a_publishers_trace_in_bytes_goes_on(t: Context) -> Result<()> {
+    a_trace_goes_on(t, |traceparent| AMQPValue::ByteArray(traceparent.as_bytes().to_vec().into())).await
+}
