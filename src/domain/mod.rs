@@ -12,6 +12,8 @@ pub mod evidence;
 mod fixtures;
 pub mod history;
 pub mod intent;
+#[cfg(test)]
+mod laws;
 pub mod outcome;
 pub mod paywall;
 pub mod plan;
