@@ -258,14 +258,19 @@ impl Story {
             || self.intent.kind() == Kind::ApmProvisionCancel && self.history.doubt == Doubt::MayHaveHappened;
         if may_have_called {
             let ended = later(self.now, self.policy.call_timeout);
+            // What was requested after its day is called by no copy.
+            let in_time = |index: usize| match self.intent.items().get(index) {
+                Some(item) => self.intent.requested_at < same_day::day_end(item.date, &self.policy),
+                None => !same_day::is_over_for(&self.intent, &self.policy, self.intent.requested_at),
+            };
             let callable: Vec<usize> =
                 (0..self.history.items.len()).filter(|i| self.history.items[*i] == Item::ToCall).collect();
-            for subject in self.subjects(&callable) {
+            for subject in self.subjects(&callable).into_iter().filter(|index| in_time(*index)) {
                 self.ghosts[subject].open = Some(ended);
                 self.ghosts[subject].called = true;
             }
         }
-        self.history = redelivered(self.intent.kind(), &self.history, &self.policy, self.now);
+        self.history = redelivered(&self.intent, &self.history, &self.policy, self.now);
     }
 
     fn call(
@@ -407,7 +412,7 @@ impl Story {
             prop_assert!(told.insert(key), "told twice in one decision: {:?}", key);
             self.judge_outcome(outcome.subject, outcome.status)?;
         }
-        let whole = decision.outcomes.iter().filter(|o| o.subject == Subject::Whole).last();
+        let whole = decision.outcomes.iter().rfind(|o| o.subject == Subject::Whole);
         match decision.then {
             Then::Wait(_) => {}
             Then::Done => {

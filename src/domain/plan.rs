@@ -31,10 +31,16 @@ pub enum Plan {
 }
 
 /// What a letter's history is when the broker says that it handed the letter out before: a call may have been
-/// made of which we know nothing.
-pub fn redelivered(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
-    let may_have_called = match (history.phase, kind) {
-        (Phase::Call, _) => true,
+/// made of which we know nothing; but not of what a rule of ours keeps every copy from calling, for then the copy
+/// before this one may have told it as rejected, without a look.
+pub fn redelivered(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> History {
+    let never_called = requested_too_late(intent, history, policy);
+    let may_have_called = match (history.phase, intent.kind()) {
+        (Phase::Call, Kind::BatchCancel) => to_call(history).any(|index| !never_called.contains(&index)),
+        (
+            Phase::Call,
+            Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel,
+        ) => !same_day::is_over_for(intent, policy, intent.requested_at),
         // A provision in doubt is called in this phase.
         (Phase::Settle, Kind::ApmProvisionCancel) => history.doubt == Doubt::MayHaveHappened,
         (
@@ -45,7 +51,11 @@ pub fn redelivered(kind: Kind, history: &History, policy: &Policy, now: Timestam
     if !may_have_called {
         return history.clone();
     }
-    in_doubt(history, later(now, policy.call_timeout), now)
+    let mut doubted = in_doubt(history, later(now, policy.call_timeout), now);
+    for index in never_called {
+        doubted.items[index] = Item::ToCall;
+    }
+    doubted
 }
 
 /// The history of a letter whose call may have been made and was not answered; it ended at `called_at`.
@@ -123,14 +133,7 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
     }
     // Requested after the payment's day: it can never have been called in time.
     if intent.kind() == Kind::BatchCancel {
-        let too_late: Vec<usize> = to_call(history)
-            .filter(|index| {
-                let date = intent.items().get(*index).map(|item| item.date);
-                date.is_some_and(|date| {
-                    same_day::is_over(Kind::BatchCancel, date, policy, intent.requested_at)
-                })
-            })
-            .collect();
+        let too_late = requested_too_late(intent, history, policy);
         if !too_late.is_empty() {
             return Some(decided(refuse_items_by_rule(history, &too_late, moment)));
         }
@@ -163,6 +166,10 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
 
 fn plan_settle(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Plan {
     let Moment { policy, now, .. } = moment;
+    let too_late = requested_too_late(intent, history, policy);
+    if !too_late.is_empty() && history.why.is_none() {
+        return decided(refuse_items_by_rule(history, &too_late, moment));
+    }
     let since = history.settling_since.unwrap_or(history.first_seen);
     let asked_out = policy.asks_max.is_some_and(|max| history.asked >= max);
     if elapsed(since, now) >= policy.inquiry_age_max || asked_out {
@@ -206,6 +213,13 @@ fn rollback_not_before(intent: &CancelIntent, policy: &Policy) -> Option<Timesta
 /// The payments of a batch that are to be called.
 fn to_call(history: &History) -> impl Iterator<Item = usize> {
     (0..history.items.len()).filter(|index| history.items[*index] == Item::ToCall)
+}
+
+/// The payments of a batch that are to be called, and were requested after their day was over: no copy of the
+/// letter has ever called them, and none will.
+fn requested_too_late(intent: &CancelIntent, history: &History, policy: &Policy) -> Vec<usize> {
+    let callable = callable_items(intent, history, policy, intent.requested_at);
+    to_call(history).filter(|index| !callable.contains(index)).collect()
 }
 
 /// The payments of a batch that are to be called, and whose day is not over.
