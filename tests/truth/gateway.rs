@@ -106,7 +106,7 @@ pub(super) enum Fate {
 
 /// What was true before anything was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub(super) enum Past {
     Stands,
     CancelledBefore,
     Refunded,
@@ -157,13 +157,13 @@ struct Card {
 }
 
 impl Card {
-    fn new(before: Before, fates: &[Fate]) -> Card {
+    fn new(before: Past, fates: &[Fate]) -> Card {
         let state = match before {
-            Before::Stands => CardState::Stands,
-            Before::CancelledBefore => CardState::Cancelled,
-            Before::Refunded => CardState::Refunded,
-            Before::PartlyRefunded => CardState::PartlyRefunded,
-            Before::Unknown => CardState::Unknown,
+            Past::Stands => CardState::Stands,
+            Past::CancelledBefore => CardState::Cancelled,
+            Past::Refunded => CardState::Refunded,
+            Past::PartlyRefunded => CardState::PartlyRefunded,
+            Past::Unknown => CardState::Unknown,
             other => panic!("{other:?} is nothing that a card payment can be"),
         };
         Card { state, coming: Vec::new(), fates: fates.to_vec(), starts: 0, our_effects: 0 }
@@ -292,20 +292,20 @@ struct Physical {
 }
 
 impl Physical {
-    fn new(before: Before, fates: &[Fate], noon: Timestamp) -> Physical {
+    fn new(before: Past, fates: &[Fate], noon: Timestamp) -> Physical {
         let mut acts = vec![(PhysicalType::Sale, PhysicalStatus::Successful)];
         let mut coming = Vec::new();
         let mut ordered = noon - SignedDuration::from_secs(600);
         match before {
-            Before::Stands => {}
-            Before::CancelledBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Successful)),
-            Before::Refunded => acts.push((PhysicalType::Refund, PhysicalStatus::Successful)),
-            Before::Unknown => acts.clear(),
-            Before::SaleGone => acts = vec![(PhysicalType::Sale, PhysicalStatus::Withdrawn)],
-            Before::WithdrawnBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Withdrawn)),
-            Before::UndeliveredBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::NotSentToDevice)),
-            Before::FailedBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Failed)),
-            Before::Waiting { ordered_s, received_s } => {
+            Past::Stands => {}
+            Past::CancelledBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Successful)),
+            Past::Refunded => acts.push((PhysicalType::Refund, PhysicalStatus::Successful)),
+            Past::Unknown => acts.clear(),
+            Past::SaleGone => acts = vec![(PhysicalType::Sale, PhysicalStatus::Withdrawn)],
+            Past::WithdrawnBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Withdrawn)),
+            Past::UndeliveredBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::NotSentToDevice)),
+            Past::FailedBefore => acts.push((PhysicalType::Cancel, PhysicalStatus::Failed)),
+            Past::Waiting { ordered_s, received_s } => {
                 ordered = noon + SignedDuration::from_secs(ordered_s);
                 acts.push((PhysicalType::Cancel, PhysicalStatus::FirebaseSent));
                 if let Some(received_s) = received_s {
@@ -315,7 +315,7 @@ impl Physical {
                     coming.push((done, PhysicalChange::Becomes(2, PhysicalStatus::Successful)));
                 }
             }
-            Before::PartlyRefunded => panic!("nothing that a physical payment can be"),
+            Past::PartlyRefunded => panic!("nothing that a physical payment can be"),
         }
         let acts = acts
             .into_iter()
@@ -571,13 +571,13 @@ enum Refused {
 }
 
 impl Gateway {
-    pub(super) fn transaction(before: Before, fate: Fate, setup: Setup) -> Gateway {
+    pub(super) fn transaction(before: Past, fate: Fate, setup: Setup) -> Gateway {
         let card = Card::new(before, &[fate]);
         Gateway::with(Books::Cards(BTreeMap::from([(PAYMENT.to_string(), card)])), setup)
     }
 
     /// The payments `shop-0`, `shop-1` and so on.
-    pub(super) fn batch(payments: &[(Before, &[Fate])], setup: Setup) -> Gateway {
+    pub(super) fn batch(payments: &[(Past, &[Fate])], setup: Setup) -> Gateway {
         let cards = payments
             .iter()
             .enumerate()
@@ -586,17 +586,17 @@ impl Gateway {
         Gateway::with(Books::Cards(cards), setup)
     }
 
-    pub(super) fn physical(before: Before, fates: &[Fate], setup: Setup) -> Gateway {
+    pub(super) fn physical(before: Past, fates: &[Fate], setup: Setup) -> Gateway {
         let physical = Physical::new(before, fates, setup.noon);
         Gateway::with(Books::Physical(physical), setup)
     }
 
-    pub(super) fn provision(before: Before, setup: Setup) -> Gateway {
+    pub(super) fn provision(before: Past, setup: Setup) -> Gateway {
         let state = match before {
-            Before::Stands => ProvisionState::Open,
-            Before::CancelledBefore => ProvisionState::Cancelled,
-            Before::Refunded => ProvisionState::Refunded,
-            Before::Unknown => ProvisionState::Unknown,
+            Past::Stands => ProvisionState::Open,
+            Past::CancelledBefore => ProvisionState::Cancelled,
+            Past::Refunded => ProvisionState::Refunded,
+            Past::Unknown => ProvisionState::Unknown,
             other => panic!("{other:?} is nothing that a provision can be"),
         };
         let again = setup.again;

@@ -16,7 +16,7 @@ use cancel_worker::domain::history::History;
 use cancel_worker::domain::intent::{
     BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target,
 };
-use cancel_worker::domain::outcome::{Status, StatusName, Subject};
+use cancel_worker::domain::outcome::{RejectedReason, Status, StatusName, Subject};
 use cancel_worker::domain::plan::{Plan, plan, redelivered};
 use cancel_worker::domain::policy::Policy;
 use cancel_worker::domain::retry::{Roll, Tier, Tiers, later};
@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 mod gateway;
 
-use gateway::{Again, Before, CALL_TIMEOUT, Fate, Fault, Gateway, Meets, PAYMENT, QUIET, Queries, Setup};
+use gateway::{Again, CALL_TIMEOUT, Fate, Fault, Gateway, Meets, PAYMENT, Past, QUIET, Queries, Setup};
 
 /// When the process dies, and what of its step it had done by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ enum Midnight {
 struct Case {
     kind: Kind,
     /// One payment, or each of a batch: what was true before, and the fates of its orders.
-    payments: Vec<(Before, Vec<Fate>)>,
+    payments: Vec<(Past, Vec<Fate>)>,
     fault: Fault,
     meets: Meets,
     queries: Queries,
@@ -168,7 +168,7 @@ fn gateway(case: &Case) -> Gateway {
         Kind::TransactionCancel => Gateway::transaction(*before, fates[0], setup),
         Kind::ApmProvisionCancel => Gateway::provision(*before, setup),
         Kind::BatchCancel => {
-            let payments: Vec<(Before, &[Fate])> =
+            let payments: Vec<(Past, &[Fate])> =
                 case.payments.iter().map(|(before, fates)| (*before, fates.as_slice())).collect();
             Gateway::batch(&payments, setup)
         }
@@ -250,7 +250,7 @@ impl<'a> Story<'a> {
         while let Some(index) = (0..self.copies.len()).min_by_key(|index| self.copies[*index].arrives) {
             let copy = self.copies.swap_remove(index);
             self.step(copy);
-            if self.steps > 3_000 {
+            if self.steps > 20_000 {
                 self.lies.push("the story does not end".to_owned());
                 break;
             }
@@ -382,10 +382,15 @@ impl<'a> Story<'a> {
                         told.status
                     ));
                 }
-                if matches!(told.status, Status::Rejected(_))
-                    && cancelled
-                    && self.case.kind != Kind::SyncCancelRollback
-                {
+                // What somebody else did is told as far as it was asked about and could be answered.
+                let unasked = matches!(
+                    told.status,
+                    Status::Rejected(RejectedReason::InvalidRequest | RejectedReason::SameDayWindowClosed)
+                ) && effects == 0;
+                let denied = self.case.queries == Queries::NotFound;
+                let cancels = self.case.kind != Kind::SyncCancelRollback;
+                let rejected = matches!(told.status, Status::Rejected(_));
+                if rejected && cancelled && cancels && !unasked && !denied {
                     lies.push(format!("payment {subject} told as {:?}, and is cancelled", told.status));
                 }
                 if told.status == Status::RolledBack && effects > 0 && cancelled {
@@ -406,16 +411,18 @@ impl<'a> Story<'a> {
     /// Whether a story may end without a terminal outcome.
     fn may_stay_open(&self, subject: usize) -> bool {
         let case = self.case;
-        let (_, fates) = &case.payments[subject];
+        let (before, fates) = &case.payments[subject];
+        // A payment that is denied while there is doubt may yet turn up.
+        let unknown = *before == Past::Unknown;
         let never_ends = fates.iter().any(|fate| matches!(fate, Fate::Stuck | Fate::NamedInVain));
         let nothing_comes_through = case.meets == Meets::All && case.fault != Fault::None;
-        let never_delivered = fates.last() == Some(&Fate::Undelivered);
+        let never_delivered = matches!(fates.last(), Some(Fate::Undelivered | Fate::MissingInVain));
         let mute = match case.queries {
             Queries::Healthy | Queries::DownForAWhile | Queries::EveryOther => false,
             Queries::DownForEver | Queries::NotFound | Queries::ListDown | Queries::InquiryDown => true,
         };
         let provision = case.kind == Kind::ApmProvisionCancel;
-        mute || never_ends || nothing_comes_through || never_delivered || provision
+        mute || unknown || never_ends || nothing_comes_through || never_delivered || provision
     }
 
     /// Whether nothing stood in the way of the cancellation but faults that heal.
@@ -435,7 +442,7 @@ impl<'a> Story<'a> {
         let heals = case.fault == Fault::None || case.meets != Meets::All;
         let asks = matches!(case.queries, Queries::Healthy | Queries::DownForAWhile | Queries::EveryOther);
         case.kind != Kind::SyncCancelRollback
-            && *before == Before::Stands
+            && *before == Past::Stands
             && fates.iter().all(ends_well)
             && heals
             && asks
