@@ -191,7 +191,7 @@ impl Card {
     }
 
     fn next_fate(&mut self) -> Fate {
-        let fate = self.fates.get(self.starts).or(self.fates.last()).copied().unwrap_or(Fate::AtOnce);
+        let fate = self.fates.get(self.starts).or_else(|| self.fates.last()).copied().unwrap_or(Fate::AtOnce);
         self.starts += 1;
         fate
     }
@@ -353,7 +353,7 @@ impl Physical {
 
     /// A state that is an end does not change any more.
     fn become_(&mut self, id: u128, status: PhysicalStatus) {
-        let act = self.acts.iter_mut().find(|act| act.id == id).unwrap();
+        let act = self.acts.iter_mut().find(|act| act.id == id).expect("an activity of this payment");
         let running = [1, 2, 9, 10, 11].contains(&act.status.code());
         let withdrawable = act.status != PhysicalStatus::ReceivedByDevice;
         if running && (status != PhysicalStatus::Withdrawn || withdrawable) {
@@ -386,7 +386,7 @@ impl Physical {
         if live || !self.has(PhysicalType::Sale, PhysicalStatus::Successful) {
             return Err("Payment.Async.NotConvenientStatusForThisOperation");
         }
-        let fate = self.fates.get(self.orders).or(self.fates.last()).copied().unwrap_or(Fate::AtOnce);
+        let fate = self.fates.get(self.orders).or_else(|| self.fates.last()).copied().unwrap_or(Fate::AtOnce);
         self.orders += 1;
         let id = 100 + self.orders as u128;
         self.our_orders.push(id);
@@ -619,7 +619,9 @@ impl Gateway {
     /// Whether the payment is cancelled: a fact, whoever did it.
     pub(super) fn is_cancelled(&self, index: usize) -> bool {
         match &self.books {
-            Books::Cards(cards) => cards.values().nth(index).unwrap().state == CardState::Cancelled,
+            Books::Cards(cards) => {
+                cards.values().nth(index).expect("a payment of the case").state == CardState::Cancelled
+            }
             Books::Physical(physical) => physical.has(PhysicalType::Cancel, PhysicalStatus::Successful),
             Books::Provision(provision) => provision.state == ProvisionState::Cancelled,
         }
@@ -638,12 +640,12 @@ impl Gateway {
     /// What our calls have brought about: cancellations, or withdrawals of a cancel order.
     pub(super) fn our_effects(&self, index: usize) -> u32 {
         match &self.books {
-            Books::Cards(cards) => cards.values().nth(index).unwrap().our_effects,
+            Books::Cards(cards) => cards.values().nth(index).expect("a payment of the case").our_effects,
             Books::Physical(physical) => {
                 let ours = |act: &&Act| {
                     physical.our_orders.contains(&act.id) && act.status == PhysicalStatus::Successful
                 };
-                physical.our_withdrawals + u32::try_from(physical.acts.iter().filter(ours).count()).unwrap()
+                physical.our_withdrawals + physical.acts.iter().filter(ours).map(|_| 1).sum::<u32>()
             }
             Books::Provision(provision) => provision.our_effects,
         }
@@ -737,7 +739,7 @@ impl Gateway {
                 provision.cancel().map(|()| Done::Provision).map_err(Refused::Code)
             }
             (Books::Cards(cards), Order::TransactionCancel { unique_code, .. }) => {
-                let card = cards.get_mut(&unique_code.to_string()).unwrap();
+                let card = cards.get_mut(&unique_code.to_string()).expect("the only payment");
                 if let Some(code) = card.refuses() {
                     return Err(Refused::Code(code));
                 }
@@ -756,7 +758,7 @@ impl Gateway {
             (Books::Cards(cards), Order::BatchCancel { payments }) => {
                 let mut results = Vec::new();
                 for (_, code, _) in payments {
-                    let card = cards.get_mut(code.as_str()).unwrap();
+                    let card = cards.get_mut(code.as_str()).expect("a payment of the batch");
                     let mut named = |status| {
                         results.push(PaymentResult {
                             merchant_unique_code: Some(code.as_str().to_owned()),
@@ -801,13 +803,13 @@ impl Gateway {
                 provision.coming.push((at, ()))
             }
             (Books::Cards(cards), Order::TransactionCancel { unique_code, .. }) => {
-                let card = cards.get_mut(&unique_code.to_string()).unwrap();
+                let card = cards.get_mut(&unique_code.to_string()).expect("the only payment");
                 let fate = card.next_fate();
                 card.coming.push((at, CardChange::Start(fate)));
             }
             (Books::Cards(cards), Order::BatchCancel { payments }) => {
                 for (_, code, _) in payments {
-                    let card = cards.get_mut(code.as_str()).unwrap();
+                    let card = cards.get_mut(code.as_str()).expect("a payment of the batch");
                     // Of what is said in no reply, all that happens has happened by then.
                     let fate = match card.next_fate() {
                         Fate::Fails | Fate::Stuck | Fate::NamedInVain | Fate::MissingInVain => Fate::Stuck,

@@ -83,7 +83,7 @@ struct Case {
 
 /// The end of the payments' day.
 fn midnight() -> Timestamp {
-    "2025-06-10T21:00:00Z".parse().unwrap()
+    "2025-06-10T21:00:00Z".parse().expect("a time")
 }
 
 fn policy(case: &Case) -> Policy {
@@ -93,7 +93,7 @@ fn policy(case: &Case) -> Policy {
     let bound: &[Kind] =
         if enforced { &[Kind::BatchCancel, Kind::TransactionCancel] } else { &[Kind::BatchCancel] };
     Policy {
-        tiers: Tiers::try_new(tiers.to_vec()).unwrap(),
+        tiers: Tiers::try_new(tiers.to_vec()).expect("tiers that differ"),
         attempts_max: 12,
         age_max: Duration::from_secs(6 * 3600),
         retry_after_max: Duration::from_secs(15 * 60),
@@ -103,7 +103,7 @@ fn policy(case: &Case) -> Policy {
         inquiry_age_max: Duration::from_secs(24 * 3600),
         after_success: BTreeSet::new(),
         rollback_wait: Duration::from_secs(6),
-        zone: TimeZone::get("Europe/Istanbul").unwrap(),
+        zone: TimeZone::get("Europe/Istanbul").expect("a zone that is bundled"),
         same_day: bound.iter().copied().collect(),
         merchants: BTreeSet::from([MerchantName::default()]),
         codes: Codes::default(),
@@ -123,7 +123,7 @@ fn times(case: &Case) -> (Timestamp, Timestamp) {
 }
 
 fn intent(case: &Case) -> CancelIntent {
-    let code = |text: &str| Code::parse(text).unwrap();
+    let code = |text: &str| Code::parse(text).expect("a code");
     let day = date(2025, 6, 10);
     let (_, requested_at) = times(case);
     let target = match case.kind {
@@ -141,11 +141,13 @@ fn intent(case: &Case) -> CancelIntent {
         Kind::BatchCancel => {
             let payments = (0..case.payments.len())
                 .map(|i| BatchPayment { merchant_unique_code: code(&format!("shop-{i}")), date: day });
-            Target::BatchCancel { payments: BatchPayments::try_new(payments.collect()).unwrap() }
+            Target::BatchCancel {
+                payments: BatchPayments::try_new(payments.collect()).expect("no code twice"),
+            }
         }
     };
     CancelIntent {
-        id: IntentId::try_new(Uuid::from_u128(0x33)).unwrap(),
+        id: IntentId::try_new(Uuid::from_u128(0x33)).expect("not nil"),
         requested_at,
         merchant: MerchantName::default(),
         target,
@@ -241,7 +243,7 @@ impl<'a> Story<'a> {
 
     fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(log) = &mut self.log {
-            writeln!(log, "    {}", line()).unwrap();
+            writeln!(log, "    {}", line()).expect("a string takes all");
         }
     }
 
@@ -469,8 +471,13 @@ fn check(cases: &[Case]) {
                 .iter()
                 .map(|told| format!("{} #{} {} {:?}", told.at, told.by, told.subject, told.status))
                 .collect();
-            write!(shown, "\n{case:?}\n{}  told {told:#?}\n  LIES {:#?}\n", story.log.unwrap(), story.lies)
-                .unwrap();
+            write!(
+                shown,
+                "\n{case:?}\n{}  told {told:#?}\n  LIES {:#?}\n",
+                story.log.unwrap_or_default(),
+                story.lies
+            )
+            .expect("a string takes all");
         }
     }
     assert!(failed == 0, "{failed} of {} cases end in a lie{shown}", cases.len());
