@@ -26,7 +26,7 @@ test: test-unit test-it ## Run all tests, on RabbitMQ 4.0 and, where it can be h
 
 test-unit: rust ## Run the tests that need no RabbitMQ
 	cargo test $(CARGO_FLAGS) --no-run
-	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test contract --test wire
+	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test commands --test contract --test wire
 	cargo test --quiet $(CARGO_FLAGS) --doc
 
 test-it: rust ## Run the tests that need a RabbitMQ; TEST=name runs those whose name contains it
