@@ -98,15 +98,16 @@ impl Intake {
 /// What a delivery takes while it is held. Dropped before it was settled, it is a delivery given back.
 #[derive(Debug)]
 pub(super) struct Hold {
-    _permit: OwnedSemaphorePermit,
-    _held: Option<Arc<()>>,
     /// Whose delivery it is; nobody's once it is settled.
     unsettled_in: Option<Generation>,
+    _held: Option<Arc<()>>,
+    // The last to go: whoever has waited for all permits finds nothing held any more.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Hold {
     fn new(permit: OwnedSemaphorePermit, held: &Weak<()>, generation: Generation) -> Hold {
-        Hold { _permit: permit, _held: held.upgrade(), unsettled_in: Some(generation) }
+        Hold { unsettled_in: Some(generation), _held: held.upgrade(), _permit: permit }
     }
 
     /// The broker has its ack.
