@@ -15,8 +15,8 @@
 //! # use cancel_worker::amqp::{Interrupted, Publisher, Unsettled};
 //! # use cancel_worker::wire::envelope::Messages;
 //! async fn announce_twice(publisher: &Publisher, unsettled: Unsettled, one: Messages, two: Messages) {
-//!     let _ = publisher.announce(unsettled, one).await;
-//!     let _ = publisher.announce(unsettled, two).await;
+//!     let _ = publisher.announce(unsettled, one, |_| None).await;
+//!     let _ = publisher.announce(unsettled, two, |_| None).await;
 //! }
 //! ```
 //!
@@ -54,7 +54,7 @@
 //! # use cancel_worker::amqp::{Interrupted, Publisher, Unsettled};
 //! # use cancel_worker::wire::envelope::Messages;
 //! async fn one_step(publisher: &Publisher, unsettled: Unsettled, messages: Messages) -> Result<(), Interrupted> {
-//!     publisher.announce(unsettled, messages).await?.settle().await
+//!     publisher.announce(unsettled, messages, |_| None).await?.settle().await
 //! }
 //! ```
 
