@@ -27,7 +27,7 @@ use crate::domain::intent::{CancelIntent, Kind, MerchantName};
 use crate::domain::isolation::{Room, Suspicion, Trace, suspect};
 use crate::domain::lockout::{Change, Pass};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
-use crate::domain::plan::{Plan, Planned, in_doubt, inquiry_after, plan};
+use crate::domain::plan::{Plan, Planned, doubted_when_read, in_doubt, inquiry_after, plan};
 use crate::domain::policy::Policy;
 use crate::domain::reply::{InquiryReply, Reply, Unanswered};
 use crate::domain::retry::{elapsed, later};
@@ -335,7 +335,7 @@ impl Worker {
                 let history =
                     history::decode(&letter.headers, items_len).unwrap_or_else(|| in_doubt(&fresh, now, now));
                 // A step that ends in its ack has taken nobody down.
-                History { strikes: 0, ..history }
+                History { strikes: 0, ..doubted_when_read(intent, &history, &self.policy) }
             }
         };
         match self.ordered.called_at(intent.id) {

@@ -1,13 +1,14 @@
-//! Looking, without taking anything away: how deep a queue is, and what passes by.
+//! Looking, without taking anything away: how deep a queue is, what lies in it, and what passes by.
 
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, Consumer};
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use super::connect::{Broker, Error, short, within};
 use super::consumer;
 use super::declare;
 use super::generation::{Fault, Role};
-use super::topology::Topology;
+use super::topology::{QueueKind, Topology};
 use crate::wire::envelope::Headers;
 
 /// How many messages a tail holds at once.
@@ -26,15 +27,56 @@ const TAIL_PREFETCH: u16 = 100;
 /// # Errors
 /// When the queue is not there, or the broker cannot be asked.
 pub async fn queue_depth(broker: &Broker, queue: &str) -> Result<u32, Error> {
+    let depths = queue_depths(broker, &[queue]).await?;
+    // One queue has one depth.
+    Ok(depths.into_iter().sum())
+}
+
+/// The same of several queues, in their order, over one connection.
+///
+/// # Errors
+/// When one of the queues is not there, or the broker cannot be asked.
+pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, Error> {
     let (connection, _) = broker.connect(Role::Consume, 0).await?;
     let step = broker.timeouts.step;
-    let depth = async {
+    let depths = async {
         let channel = within("open a channel", step, connection.create_channel()).await?;
-        declare::depth(&channel, queue, step).await
+        let mut depths = Vec::with_capacity(queues.len());
+        for queue in queues {
+            depths.push(declare::depth(&channel, queue, step).await?);
+        }
+        Ok(depths)
     }
     .await;
     broker.close(&connection).await;
-    depth
+    depths
+}
+
+/// The messages that are ready in a queue, by its full name; at most `messages_max` of them, the oldest first. They
+/// stay where they are, but say `redelivered` from then on. While this looks, nobody else can take them.
+///
+/// # Errors
+/// When the queue is not there, or the broker cannot be asked.
+pub async fn scan(broker: &Broker, queue: &str, messages_max: usize) -> Result<Vec<Passing>, Error> {
+    let (connection, _) = broker.connect(Role::Consume, 0).await?;
+    let step = broker.timeouts.step;
+    let found = async {
+        let channel = within("open a channel", step, connection.create_channel()).await?;
+        let name = short(queue)?;
+        let mut found = Vec::new();
+        while found.len() < messages_max {
+            let getting = channel.basic_get(name.clone(), BasicGetOptions { no_ack: false });
+            let Some(message) = within(format!("look into queue `{queue}`"), step, getting).await? else {
+                break;
+            };
+            found.push(passing(message.delivery));
+        }
+        Ok(found)
+    }
+    .await;
+    // What is not acked goes back.
+    broker.close(&connection).await;
+    found
 }
 
 /// A message that passed by.
@@ -64,21 +106,46 @@ impl Tail {
     /// # Errors
     /// The step that failed, and what was said.
     pub async fn open(broker: &Broker, topology: &Topology, pattern: &str) -> Result<Tail, Error> {
-        Tail::at(broker, &topology.taps(), &format!("{}.tail.{}", topology.prefix(), Uuid::new_v4()), pattern)
-            .await
+        let queue = format!("{}.tail.{}", topology.prefix(), Uuid::new_v4());
+        // Exclusive: RabbitMQ 4.3 refuses temporary queues that are neither exclusive nor durable.
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        Tail::at(broker, &topology.taps(), &queue, options, FieldTable::default(), pattern).await
     }
 
-    async fn at(broker: &Broker, exchange: &str, queue: &str, pattern: &str) -> Result<Tail, Error> {
+    /// Listens as a ledger does: at the outcomes, with a durable queue of this full name. The queue stays when we
+    /// go; [`delete_queue`](declare::delete_queue) takes it away.
+    ///
+    /// # Errors
+    /// The step that failed, and what was said.
+    pub async fn as_ledger(
+        broker: &Broker,
+        topology: &Topology,
+        queue: &str,
+        pattern: &str,
+    ) -> Result<Tail, Error> {
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        let mut arguments = FieldTable::default();
+        let quorum = AMQPValue::LongString(QueueKind::Quorum.as_str().into());
+        arguments.insert("x-queue-type".into(), quorum);
+        Tail::at(broker, &topology.outcomes(), queue, options, arguments, pattern).await
+    }
+
+    async fn at(
+        broker: &Broker,
+        exchange: &str,
+        queue: &str,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+        pattern: &str,
+    ) -> Result<Tail, Error> {
         let (connection, _) = broker.connect(Role::Consume, 0).await?;
         let step = broker.timeouts.step;
         let channel = within("open a channel", step, connection.create_channel()).await?;
         let limiting = channel.basic_qos(TAIL_PREFETCH, BasicQosOptions { global: false });
         within("set the prefetch", step, limiting).await?;
         let name = short(queue)?;
-        // Exclusive: RabbitMQ 4.3 refuses temporary queues that are neither exclusive nor durable.
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-        let declaring = channel.queue_declare(name.clone(), options, FieldTable::default());
-        within("declare a queue for the tail", step, declaring).await?;
+        let declaring = channel.queue_declare(name.clone(), options, arguments);
+        within("declare a queue for the tail", broker.timeouts.declare, declaring).await?;
         let binding = channel.queue_bind(
             name.clone(),
             short(exchange)?,
@@ -107,12 +174,7 @@ impl Tail {
         let delivery = delivery.map_err(failed)?;
         let acking = delivery.acker.ack(BasicAckOptions::default());
         within("ack a message of the tail", self.broker.timeouts.step, acking).await?;
-        Ok(Some(Passing {
-            routing_key: delivery.routing_key.to_string(),
-            message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
-            headers: delivery.properties.headers().as_ref().map(consumer::headers).unwrap_or_default(),
-            body: Bytes::from(delivery.data),
-        }))
+        Ok(Some(passing(delivery)))
     }
 
     /// The same as a stream, which ends with the first failure.
@@ -130,5 +192,14 @@ impl Tail {
     /// Stops listening.
     pub async fn close(self) {
         self.broker.close(&self.connection).await;
+    }
+}
+
+fn passing(delivery: lapin::message::Delivery) -> Passing {
+    Passing {
+        routing_key: delivery.routing_key.to_string(),
+        message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
+        headers: delivery.properties.headers().as_ref().map(consumer::headers).unwrap_or_default(),
+        body: Bytes::from(delivery.data),
     }
 }

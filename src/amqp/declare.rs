@@ -110,6 +110,23 @@ pub async fn delete_all(broker: &Broker, topology: &Topology) -> Result<(), Erro
     deleted
 }
 
+/// Deletes one queue by its full name, with all that is in it: one that is not of the topology, as a ledger's.
+///
+/// # Errors
+/// What the broker says. That it is not there is no error.
+pub async fn delete_queue(broker: &Broker, queue: &str) -> Result<(), Error> {
+    let (connection, _) = broker.connect(Role::Consume, 0).await?;
+    let deleted = async {
+        let step = broker.timeouts.step;
+        let channel = within("open a channel", step, connection.create_channel()).await?;
+        let deleting = channel.queue_delete(short(queue)?, QueueDeleteOptions::default());
+        within(format!("delete queue `{queue}`"), broker.timeouts.declare, deleting).await
+    }
+    .await;
+    broker.close(&connection).await;
+    deleted.map(|_| ())
+}
+
 /// Declares on a connection that is there: exchanges, then queues, then bindings, each lot at once.
 pub(super) async fn declare(
     broker: &Broker,

@@ -286,6 +286,16 @@ impl Topology {
         self.name("unrouted")
     }
 
+    /// The exchange that ledgers bind to.
+    pub fn outcomes(&self) -> String {
+        self.name("outcomes")
+    }
+
+    /// The queue of the dead letters: the work, not the view.
+    pub fn dead_letters(&self) -> String {
+        self.name("dead-letters")
+    }
+
     /// The exchange that tails of the outcomes bind to.
     pub fn taps(&self) -> String {
         self.name("taps")

@@ -546,6 +546,9 @@ fn follow(
         }
         Meaning::InProgress => {
             history.doubt = Doubt::None;
+            // Whatever was refused, was refused because of this order, perhaps a copy's; it is followed like our
+            // own. Should it never reach its device, the other copy calls again, and so must this one.
+            history.why = None;
             accept(history, Facts { payment_status, learnt }, moment)
         }
         Meaning::AskAgain => ask_again(history, None, moment),

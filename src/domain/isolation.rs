@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::history::History;
 use super::intent::Kind;
-use super::plan::redelivered;
+use super::plan::doubted_unread;
 use super::policy::Policy;
 
 /// So many deaths in a row with one letter in hand are enough.
@@ -59,7 +59,7 @@ pub fn suspect(
         (Trace::None, Room::Among) => Suspicion::Isolate(Box::new(history.clone())),
         (Trace::Suspect, Room::Among | Room::Alone) => {
             let strikes = history.strikes.saturating_add(1);
-            let history = History { strikes, ..redelivered(kind, history, policy, now) };
+            let history = History { strikes, ..doubted_unread(kind, history, policy, now) };
             if strikes >= STRIKES_MAX {
                 Suspicion::Poison(Box::new(history))
             } else {

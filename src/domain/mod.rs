@@ -13,6 +13,8 @@ mod fixtures;
 pub mod history;
 pub mod intent;
 pub mod isolation;
+#[cfg(test)]
+mod laws;
 pub mod lockout;
 pub mod outcome;
 pub mod paywall;

@@ -32,9 +32,20 @@ pub enum Plan {
 
 /// What a letter's history is when the broker says that it handed the letter out before: a call may have been
 /// made of which we know nothing.
-pub fn redelivered(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
+pub fn redelivered(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> History {
+    doubted_when_read(intent, &doubted_unread(intent.kind(), history, policy, now), policy)
+}
+
+/// The first half of [`redelivered`], for a letter whose body nobody has read yet: the doubt is marked. A call that
+/// nobody has recorded is not counted before the body is read.
+pub fn doubted_unread(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
     let may_have_called = match (history.phase, kind) {
-        (Phase::Call, _) => true,
+        // Of a batch that nobody has read, the payments are not known.
+        (Phase::Call, Kind::BatchCancel) => history.items.is_empty() || to_call(history).next().is_some(),
+        (
+            Phase::Call,
+            Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel,
+        ) => true,
         // A provision in doubt is called in this phase.
         (Phase::Settle, Kind::ApmProvisionCancel) => history.doubt == Doubt::MayHaveHappened,
         (
@@ -45,7 +56,61 @@ pub fn redelivered(kind: Kind, history: &History, policy: &Policy, now: Timestam
     if !may_have_called {
         return history.clone();
     }
-    in_doubt(history, later(now, policy.call_timeout), now)
+    let doubted = in_doubt(history, later(now, policy.call_timeout), now);
+    let recorded = history.attempts > 0;
+    History { attempts: if recorded { doubted.attempts } else { 0 }, ..doubted }
+}
+
+/// The second half of [`redelivered`], once the body is read: what a rule of ours keeps every copy from calling is in
+/// no doubt, for then the copy before this one may have told it as rejected, without a look.
+pub fn doubted_when_read(intent: &CancelIntent, history: &History, policy: &Policy) -> History {
+    let marked_unread = history.phase == Phase::Settle
+        && history.doubt == Doubt::MayHaveHappened
+        && history.attempts == 0
+        && history.replays == 0;
+    if !marked_unread {
+        return history.clone();
+    }
+    let untouched = |items: Vec<Item>| History {
+        phase: Phase::Call,
+        doubt: Doubt::None,
+        called_at: None,
+        settling_since: None,
+        items,
+        ..history.clone()
+    };
+    if intent.kind() != Kind::BatchCancel {
+        return if same_day::is_over_for(intent, policy, intent.requested_at) {
+            untouched(Vec::new())
+        } else {
+            History { attempts: 1, ..history.clone() }
+        };
+    }
+    let items: Vec<Item> = history
+        .items
+        .iter()
+        .zip(intent.items())
+        .map(|(item, payment)| match item {
+            Item::Doubt
+                if same_day::is_over(Kind::BatchCancel, payment.date, policy, intent.requested_at) =>
+            {
+                Item::ToCall
+            }
+            Item::ToCall
+            | Item::Doubt
+            | Item::Ordered
+            | Item::Named
+            | Item::Cancelled
+            | Item::Rejected
+            | Item::GivenUp
+            | Item::Unresolved => *item,
+        })
+        .collect();
+    if items.contains(&Item::Doubt) {
+        History { attempts: 1, items, ..history.clone() }
+    } else {
+        untouched(items)
+    }
 }
 
 /// The history of a letter whose call may have been made and was not answered; it ended at `called_at`.
@@ -123,14 +188,7 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
     }
     // Requested after the payment's day: it can never have been called in time.
     if intent.kind() == Kind::BatchCancel {
-        let too_late: Vec<usize> = to_call(history)
-            .filter(|index| {
-                let date = intent.items().get(*index).map(|item| item.date);
-                date.is_some_and(|date| {
-                    same_day::is_over(Kind::BatchCancel, date, policy, intent.requested_at)
-                })
-            })
-            .collect();
+        let too_late = requested_too_late(intent, history, policy);
         if !too_late.is_empty() {
             return Some(decided(refuse_items_by_rule(history, &too_late, moment)));
         }
@@ -163,6 +221,10 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
 
 fn plan_settle(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Plan {
     let Moment { policy, now, .. } = moment;
+    let too_late = requested_too_late(intent, history, policy);
+    if !too_late.is_empty() && history.why.is_none() {
+        return decided(refuse_items_by_rule(history, &too_late, moment));
+    }
     let since = history.settling_since.unwrap_or(history.first_seen);
     let asked_out = policy.asks_max.is_some_and(|max| history.asked >= max);
     if elapsed(since, now) >= policy.inquiry_age_max || asked_out {
@@ -206,6 +268,13 @@ fn rollback_not_before(intent: &CancelIntent, policy: &Policy) -> Option<Timesta
 /// The payments of a batch that are to be called.
 fn to_call(history: &History) -> impl Iterator<Item = usize> {
     (0..history.items.len()).filter(|index| history.items[*index] == Item::ToCall)
+}
+
+/// The payments of a batch that are to be called, and were requested after their day was over: no copy of the
+/// letter has ever called them, and none will.
+fn requested_too_late(intent: &CancelIntent, history: &History, policy: &Policy) -> Vec<usize> {
+    let callable = callable_items(intent, history, policy, intent.requested_at);
+    to_call(history).filter(|index| !callable.contains(index)).collect()
 }
 
 /// The payments of a batch that are to be called, and whose day is not over.

@@ -182,7 +182,11 @@ pub(super) fn refuse_by_rule(mut history: History, indices: &[usize], moment: Mo
         return close(history, outcomes, None);
     }
     let wait = moment.policy.tiers.shortest().length;
-    let Decision { history, then, .. } = wait_for(history, wait, Waiting::ToCallAgain, moment);
+    let waiting = match history.phase {
+        Phase::Call => Waiting::ToCallAgain,
+        Phase::Settle => Waiting::ToAsk,
+    };
+    let Decision { history, then, .. } = wait_for(history, wait, waiting, moment);
     conclude(history, outcomes, then)
 }
 

@@ -591,6 +591,21 @@ mod a_look {
     }
 
     #[test]
+    fn that_shows_an_order_makes_it_ours_even_if_we_were_refused_because_of_it() {
+        let kind = Kind::AsyncCancel;
+        let refused = after(&intent(kind), &fresh(&intent(kind)), Verdict::RefusedByState(NotSuitable), 0);
+        let followed = seeing(&intent(kind), &refused.history, Shown::InProgress, 1);
+        assert_eq!(followed.history.why, None);
+        // A copy's order that never reached the device: the copy orders again, and so do we.
+        let undelivered = seeing(&intent(kind), &followed.history, Shown::NotDelivered, 60);
+        assert_eq!(undelivered.then, Then::Wait(Waiting::ToCallAgain));
+        // A refusal of that call is final again.
+        let refused = after(&intent(kind), &undelivered.history, Verdict::RefusedByState(NotSuitable), 61);
+        let ended = seeing(&intent(kind), &refused.history, Shown::NotDelivered, 120);
+        assert_eq!(story(&ended, at(120)), "rejected/not_suitable; done");
+    }
+
+    #[test]
     fn is_remembered_as_one_word() {
         let decision = seeing(&intent(Kind::AsyncCancel), &in_doubt(Kind::AsyncCancel), Shown::Unknown, 1);
         assert_eq!(decision.history.shown, Some(Shown::Unknown));

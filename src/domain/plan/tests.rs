@@ -486,7 +486,7 @@ mod a_redelivered_letter {
     use super::*;
 
     fn again(kind: Kind, history: &History, seconds: i64) -> History {
-        redelivered(kind, history, &policy(), at(seconds))
+        redelivered(&intent(kind), history, &policy(), at(seconds))
     }
 
     #[test]
@@ -538,7 +538,34 @@ mod a_redelivered_letter {
     fn about_a_batch_leaves_what_was_not_to_be_called_as_it_was() {
         let intent = batch(&[DAY; 6]);
         let before = History { items: items("ndabCG"), ..called(&intent) };
-        assert_eq!(again(Kind::BatchCancel, &before, 100).items, items("ddabCG"));
+        assert_eq!(redelivered(&intent, &before, &policy(), at(100)).items, items("ddabCG"));
+    }
+
+    #[test]
+    fn that_no_copy_can_have_called_is_what_it_was() {
+        let late = CancelIntent { requested_at: at(MIDNIGHT), ..intent(Kind::TransactionCancel) };
+        let after = redelivered(&late, &fresh(&late), &same_day_policy(), at(MIDNIGHT + 5));
+        assert_eq!(after, fresh(&late));
+        let in_time = CancelIntent { requested_at: at(MIDNIGHT - 1), ..late };
+        let after = redelivered(&in_time, &fresh(&in_time), &same_day_policy(), at(MIDNIGHT + 5));
+        assert_eq!(after.doubt, Doubt::MayHaveHappened);
+    }
+
+    #[test]
+    fn about_a_batch_is_in_doubt_only_in_payments_that_a_copy_can_have_called() {
+        let yesterday = DAY.yesterday().unwrap();
+        let all_late = batch(&[yesterday, yesterday]);
+        assert_eq!(redelivered(&all_late, &fresh(&all_late), &policy(), at(5)), fresh(&all_late));
+        let mixed = batch(&[yesterday, DAY, yesterday]);
+        let after = redelivered(&mixed, &fresh(&mixed), &policy(), at(5));
+        assert_eq!((after.items.clone(), after.phase), (items("ndn"), Phase::Settle));
+        check(
+            &mixed,
+            &after,
+            5,
+            "0:rejected/same_day_window_closed + 2:rejected/same_day_window_closed; \
+             settle in doubt: to_ask in 1s [JdJ]",
+        );
     }
 
     #[test]

@@ -270,6 +270,11 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// The name of its queue.
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// Leaves: its queue is deleted, and nobody listens any more.
     pub(crate) async fn leave(&self, connection: &lapin::Connection) -> Result<()> {
         let channel = connection.create_channel().await?;
