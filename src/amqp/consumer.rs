@@ -95,16 +95,32 @@ impl Intake {
     }
 }
 
-/// What a delivery takes while it is held.
+/// What a delivery takes while it is held. Dropped before it was settled, it is a delivery given back.
 #[derive(Debug)]
 pub(super) struct Hold {
-    _permit: OwnedSemaphorePermit,
+    /// Whose delivery it is; nobody's once it is settled.
+    unsettled_in: Option<Generation>,
     _held: Option<Arc<()>>,
+    // The last to go: whoever has waited for all permits finds nothing held any more.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Hold {
-    fn new(permit: OwnedSemaphorePermit, held: &Weak<()>) -> Hold {
-        Hold { _permit: permit, _held: held.upgrade() }
+    fn new(permit: OwnedSemaphorePermit, held: &Weak<()>, generation: Generation) -> Hold {
+        Hold { unsettled_in: Some(generation), _held: held.upgrade(), _permit: permit }
+    }
+
+    /// The broker has its ack.
+    pub(super) fn settled(mut self) {
+        self.unsettled_in = None;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(generation) = &self.unsettled_in {
+            generation.note_given_back();
+        }
     }
 }
 
@@ -182,8 +198,8 @@ impl Consumer {
                     }
                 };
                 let (letter, acker) = letter(source, delivery);
-                let unsettled =
-                    Unsettled::new(acker, generation.clone(), ack_timeout, Hold::new(permit, &held));
+                let hold = Hold::new(permit, &held, generation.clone());
+                let unsettled = Unsettled::new(acker, generation.clone(), ack_timeout, hold);
                 if out.send(Delivery { letter, unsettled }).await.is_err() {
                     return;
                 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,17 +15,33 @@ pub struct Generation(Arc<Inner>);
 struct Inner {
     number: u64,
     ended: watch::Sender<Option<Ended>>,
+    /// Deliveries that were let go of unsettled.
+    given_back: AtomicUsize,
 }
 
 impl Generation {
     /// A generation that has not ended.
     pub(super) fn new(number: u64) -> Generation {
-        Generation(Arc::new(Inner { number, ended: watch::Sender::new(None) }))
+        Generation(Arc::new(Inner {
+            number,
+            ended: watch::Sender::new(None),
+            given_back: AtomicUsize::new(0),
+        }))
     }
 
     /// Its number: the first of a process is 1.
     pub fn number(&self) -> u64 {
         self.0.number
+    }
+
+    /// A delivery of it was let go of unsettled: the broker takes it back when the generation has ended.
+    pub(super) fn note_given_back(&self) {
+        self.0.given_back.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of its deliveries were let go of unsettled.
+    pub(super) fn given_back(&self) -> usize {
+        self.0.given_back.load(Ordering::Relaxed)
     }
 
     /// Whether they are the same one.

@@ -416,8 +416,10 @@ async fn drain(
             () = settings.intake.given_back() => {}
         }
     };
-    let in_time = timeout_at(begun + grace, finishing).await.is_ok() && session.generation.why().is_none();
-    let unsettled = if in_time { 0 } else { settings.intake.held() };
+    let _ = timeout_at(begun + grace, finishing).await;
+    // In this order, so that none is missed that is just being let go of.
+    let held = settings.intake.held();
+    let unsettled = held + session.generation.given_back();
     session.close().await;
     said(unsettled, begun)
 }

@@ -15,8 +15,8 @@
 //! # use cancel_worker::amqp::{Interrupted, Publisher, Unsettled};
 //! # use cancel_worker::wire::envelope::Messages;
 //! async fn announce_twice(publisher: &Publisher, unsettled: Unsettled, one: Messages, two: Messages) {
-//!     let _ = publisher.announce(unsettled, one).await;
-//!     let _ = publisher.announce(unsettled, two).await;
+//!     let _ = publisher.announce(unsettled, one, |_| None).await;
+//!     let _ = publisher.announce(unsettled, two, |_| None).await;
 //! }
 //! ```
 //!
@@ -54,7 +54,7 @@
 //! # use cancel_worker::amqp::{Interrupted, Publisher, Unsettled};
 //! # use cancel_worker::wire::envelope::Messages;
 //! async fn one_step(publisher: &Publisher, unsettled: Unsettled, messages: Messages) -> Result<(), Interrupted> {
-//!     publisher.announce(unsettled, messages).await?.settle().await
+//!     publisher.announce(unsettled, messages, |_| None).await?.settle().await
 //! }
 //! ```
 
@@ -78,12 +78,12 @@ pub struct Unsettled {
     generation: Generation,
     ack_timeout: Duration,
     // Given back only after the ack: the broker's prefetch and our permits are the same number.
-    _hold: Hold,
+    hold: Hold,
 }
 
 impl Unsettled {
     pub(super) fn new(acker: Acker, generation: Generation, ack_timeout: Duration, hold: Hold) -> Unsettled {
-        Unsettled { acker, generation, ack_timeout, _hold: hold }
+        Unsettled { acker, generation, ack_timeout, hold }
     }
 
     /// The generation that it was delivered in. No other can settle it.
@@ -110,11 +110,14 @@ impl Announced {
     /// # Errors
     /// When the ack could not be sent. The letter will be delivered again, and announced again with the same ids.
     pub async fn settle(self) -> Result<(), Interrupted> {
-        let Unsettled { acker, generation, ack_timeout, _hold } = self.unsettled;
+        let Unsettled { acker, generation, ack_timeout, hold } = self.unsettled;
         // Not the channel's ack: only the delivery's own knows when its channel is gone. It says so by `false`,
         // which is no error to the client library.
         let ended = match tokio::time::timeout(ack_timeout, acker.ack(BasicAckOptions::default())).await {
-            Ok(Ok(true)) => return Ok(()),
+            Ok(Ok(true)) => {
+                hold.settled();
+                return Ok(());
+            }
             Ok(Ok(false)) | Err(_) => Ended::AckFailed { source: None },
             Ok(Err(error)) => Ended::AckFailed { source: Some(Fault(error)) },
         };

@@ -137,6 +137,7 @@ fn main() -> ExitCode {
         process::signals::a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another,
         process::signals::a_worker_that_waits_for_a_broker_ends_with_0,
         process::signals::a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back,
+        process::signals::a_connection_lost_while_stopping_is_told_as_letters_given_back,
         process::commands::publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed,
         process::commands::publish_says_that_nobody_has_declared_the_topology,
         process::commands::outcomes_ends_after_as_many_events_as_were_wanted,
