@@ -90,11 +90,11 @@ struct Told {
 }
 
 pub(crate) async fn whatever_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
-    tell_all(&t, Day::GoesOn, "inquiry.age_max = '12s'").await
+    tell_all(&t, Day::GoesOn, "inquiry.asks_max = 16").await
 }
 
 pub(crate) async fn whatever_goes_wrong_across_midnight_nothing_untrue_is_told(t: Context) -> Result<()> {
-    tell_all(&t, Day::Ends, "inquiry.age_max = '25s'\nretry.age_max = '120s'").await
+    tell_all(&t, Day::Ends, "inquiry.age_max = '35s'\nretry.age_max = '120s'").await
 }
 
 async fn tell_all(t: &Context, day: Day, tuning: &str) -> Result<()> {

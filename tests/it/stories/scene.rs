@@ -76,10 +76,7 @@ impl Scene {
         let tuning = overlaid(CALM, tuning)?;
         let stage = match simulator {
             None => Stage::new(t, &tuning).await?,
-            Some(simulator) => {
-                let merchants = ["default", "other"].map(cancel_worker::simulator::Merchant::demo).to_vec();
-                Stage::with_simulator(t, &tuning, SimulatorConfig { merchants, ..simulator }).await?
-            }
+            Some(simulator) => Stage::with_simulator(t, &tuning, simulator).await?,
         };
         let ahead = Arc::new(Mutex::new(SignedDuration::ZERO));
         let machine = Clock::system();
@@ -492,6 +489,18 @@ impl Row {
     /// The same after its effect.
     pub(crate) fn struck_after_effect(self, what: FaultKind) -> Row {
         self.fault_on_call(Fault::new(what).after_effect())
+    }
+
+    /// The payment and the intent are this merchant's.
+    pub(crate) fn of_merchant(mut self, merchant: &str) -> Row {
+        let name = match &mut self.seed {
+            Some(Seed::Physical(seed)) => &mut seed.merchant,
+            Some(Seed::VirtualPos(seed)) => &mut seed.merchant,
+            Some(Seed::Apm(seed)) => &mut seed.merchant,
+            None => return self.with("/merchant", json!(merchant)),
+        };
+        merchant.clone_into(name);
+        self.with("/merchant", json!(merchant))
     }
 
     /// A fault of the row's own endpoint.

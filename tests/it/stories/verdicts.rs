@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{
-    Api, CancelPlan, Endpoint, Fault, FaultKind, PastActivity, PaymentState, PlannedStep, ProviderSays, Seed,
-    SeedApm, SeedPhysical, SeedVirtualPos,
+    Api, CancelPlan, Endpoint, Fault, FaultKind, Merchant, PastActivity, PaymentState, PlannedStep,
+    ProviderSays, Seed, SeedApm, SeedPhysical, SeedVirtualPos, SimulatorConfig,
 };
 use serde_json::{Value, json};
 
@@ -432,7 +432,7 @@ pub(crate) async fn a_provision_in_doubt_is_called_again_after_the_quiet_time(t:
 }
 
 pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<()> {
-    let locked_out = [
+    let by_status = [
         ("401", FaultKind::http(401)),
         ("403", FaultKind::http(403)),
         ("401 in an envelope", FaultKind::http_with_envelope(401)),
@@ -443,21 +443,33 @@ pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<
         ("302", FaultKind::redirect(302, "/login")),
         ("307", FaultKind::redirect(307, "/api/payment/async/cancel")),
     ];
+    let mut causes: Vec<(&str, FaultKind, Vec<Kind>)> = by_status
+        .into_iter()
+        .map(|(name, fault)| (name, fault, vec![Kind::AsyncCancel, Kind::TransactionCancel]))
+        .collect();
+    let in_words = FaultKind::client_message("System.AuthError");
+    causes.push(("System.AuthError", in_words, vec![Kind::AsyncCancel]));
+    causes.push((
+        "401 again",
+        FaultKind::http(401),
+        vec![Kind::SyncCancelRollback, Kind::ApmProvisionCancel],
+    ));
+    // A door is shut for a whole merchant, so every cause has a merchant of its own.
+    let merchant_of = |index: usize| format!("merchant-{index}");
+    let merchants = (0..causes.len()).map(|index| Merchant::demo(merchant_of(index))).collect();
+    let simulator = SimulatorConfig { merchants, ..SimulatorConfig::default() };
+    let mut scene = Scene::without_worker(&t, "retry.attempts_max = 2", Some(simulator)).await?;
+    scene.work()?;
     let mut rows = Vec::new();
-    for (name, fault) in &locked_out {
-        for kind in [Kind::AsyncCancel, Kind::TransactionCancel] {
+    for (index, (name, fault, kinds)) in causes.into_iter().enumerate() {
+        for kind in kinds {
             // More often than there are attempts.
             let fault = Fault::new(fault.clone()).times(3);
-            rows.push(heals(name, kind).fault_on_call(fault).calls(4).attempts(1).looks(Looks::None));
+            let row = heals(name, kind).of_merchant(&merchant_of(index)).fault_on_call(fault);
+            rows.push(row.calls(4).attempts(1).looks(Looks::None));
         }
     }
-    let in_words = Fault::new(FaultKind::client_message("System.AuthError")).times(3);
-    rows.push(heals("System.AuthError", Kind::AsyncCancel).fault_on_call(in_words).calls(4).attempts(1));
-    for kind in [Kind::SyncCancelRollback, Kind::ApmProvisionCancel] {
-        let fault = Fault::new(FaultKind::http(401)).times(3);
-        rows.push(heals("401", kind).fault_on_call(fault).calls(4).attempts(1).looks(Looks::None));
-    }
-    Scene::open(&t, "retry.attempts_max = 2").await?.play(rows).await?;
+    scene.play(rows).await?;
     Ok(())
 }
 
