@@ -19,6 +19,8 @@ struct Shut {
     since: Timestamp,
     /// What the gateway said last.
     last: LastReply,
+    /// How long it is waited from one probe to the next.
+    wait: Duration,
     /// Not before this does anybody find out.
     probe_from: Timestamp,
     /// Somebody is finding out, and is given up on at this time.
@@ -67,7 +69,9 @@ impl Door {
     /// Whether a letter may call now. A probe is given up on after `probe_max`.
     pub fn pass(&mut self, now: Timestamp, probe_max: Duration) -> Pass {
         let Some(shut) = &mut self.shut else { return Pass::Open };
-        let until = shut.probing_until.filter(|until| *until > now).unwrap_or(shut.probe_from);
+        // While somebody finds out, the others wait no longer than for the next probe: it may be over in a moment.
+        let probing = shut.probing_until.filter(|until| *until > now);
+        let until = probing.map_or(shut.probe_from, |until| until.min(later(now, shut.wait)));
         if until > now {
             return Pass::Wait { until, last: shut.last.clone() };
         }
@@ -81,7 +85,8 @@ impl Door {
             (Heard::LockedOut(last), before) => {
                 let since = before.map_or(now, |shut| shut.since);
                 let wait = tiers.after_elapsed(elapsed(since, now), roll);
-                self.shut = Some(Shut { since, last, probe_from: later(now, wait), probing_until: None });
+                self.shut =
+                    Some(Shut { since, last, wait, probe_from: later(now, wait), probing_until: None });
                 Change::Shut
             }
             (Heard::LetIn, Some(shut)) => Change::Opened(elapsed(shut.since, now)),
@@ -141,6 +146,9 @@ mod tests {
         assert_eq!(door.pass(at(1), PROBE_MAX), Pass::Probe);
         assert!(waits(&mut door, 1));
         assert!(waits(&mut door, 30));
+        // They look again soon, for the probe may be over in a moment.
+        let Pass::Wait { until, .. } = door.pass(at(2), PROBE_MAX) else { panic!("somebody finds out") };
+        assert_eq!(until, at(3));
         // The probe's story has died; another one finds out.
         assert_eq!(door.pass(at(31), PROBE_MAX), Pass::Probe);
     }
