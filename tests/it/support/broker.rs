@@ -24,6 +24,9 @@ const AMQP: u16 = 5672;
 const AMQPS: u16 = 5671;
 const MANAGEMENT: u16 = 15672;
 
+/// The room for the data of a broker that we start, in memory.
+const DATA_BYTES_MAX: u64 = 2 << 30;
+
 /// How long a broker that we started may take until it speaks.
 const STARTUP_MAX: Duration = Duration::from_secs(120);
 /// How long one connection may take to open.
@@ -136,6 +139,9 @@ impl Broker {
             .with_exposed_port(MANAGEMENT.tcp())
             .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
             .with_startup_timeout(STARTUP_MAX)
+            // A disk's patience is not what is tested; the broker's promises are the same in memory.
+            .with_shm_size(DATA_BYTES_MAX)
+            .with_env_var("RABBITMQ_MNESIA_BASE", "/dev/shm/rabbitmq")
             .with_label(
                 "cancel-worker.run",
                 set("CANCEL_WORKER_RUN").unwrap_or_else(|| "by-hand".to_owned()),

@@ -25,7 +25,7 @@ const TEST_MAX: Duration = Duration::from_secs(120);
 const LEFTOVERS_MAX: Duration = Duration::from_secs(5);
 
 /// Tests wait more than they compute, so more of them run at once than there are cores.
-const TESTS_AT_ONCE: usize = 4;
+const TESTS_AT_ONCE: usize = 8;
 
 /// What every test is given.
 pub(crate) struct Context {
