@@ -96,8 +96,9 @@ fn is_fair(case: &Case) -> bool {
     // What is bad data once is bad data always.
     (case.fault != Fault::BadData || case.meets == Meets::All)
         && (case.fault != Fault::None || case.meets == Meets::First)
-        // A query that denies a payment which is there tells one copy a lie that nothing gainsays.
-        && !(denied && forked)
+        // A query that denies a payment which is there tells one copy a lie that nothing gainsays; and so it does of
+        // a payment of a batch that was named with a status that nobody knows, and is done after all.
+        && !(denied && (forked || is_named_and_done(case)))
         // The one refusal that leaves no trace and does not last: a withdrawal that came too soon. One copy is told
         // so, and another one, later, withdraws the order.
         && !(case.kind == Kind::SyncCancelRollback && is_refused_too_soon(case) && forked)
@@ -120,6 +121,10 @@ fn has_withdrawal(case: &Case) -> bool {
     case.payments
         .iter()
         .any(|(before, fates)| *before == Past::WithdrawnBefore || fates.iter().any(withdrawn))
+}
+
+fn is_named_and_done(case: &Case) -> bool {
+    case.payments.iter().any(|(_, fates)| fates.contains(&Fate::NamedAndDone))
 }
 
 fn waits_for_hours(case: &Case) -> bool {
