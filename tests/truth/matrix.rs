@@ -107,6 +107,10 @@ fn is_fair(case: &Case) -> bool {
         // The exception of `contract.md` §2: a second copy of an async cancel, still waiting, orders again what was
         // withdrawn, be it by a rollback of this order or of one before it.
         && !(case.kind == Kind::AsyncCancel && has_withdrawal(case) && forked)
+        // A copy that was refused because of another copy's order, and whose looks were not answered while that order
+        // was on its way, sees only that it never reached its device, and is rejected as it was refused; the other
+        // copy orders again. With looks that are answered it follows that order, which is told here.
+        && !(case.kind == Kind::AsyncCancel && is_undelivered(case) && forked && looks_fail(case))
         // The gateway takes a batch into a queue of its own. What it holds there for hours, and what is not said to
         // us, looks like nothing at all when the day is over.
         && !(case.kind == Kind::BatchCancel && waits_for_hours(case) && forked && case.midnight != Midnight::Far)
@@ -125,6 +129,14 @@ fn has_withdrawal(case: &Case) -> bool {
 
 fn is_named_and_done(case: &Case) -> bool {
     case.payments.iter().any(|(_, fates)| fates.contains(&Fate::NamedAndDone))
+}
+
+fn is_undelivered(case: &Case) -> bool {
+    case.payments.iter().any(|(_, fates)| fates.contains(&Fate::Undelivered))
+}
+
+fn looks_fail(case: &Case) -> bool {
+    matches!(case.queries, Queries::DownForAWhile | Queries::EveryOther)
 }
 
 fn waits_for_hours(case: &Case) -> bool {
