@@ -96,8 +96,9 @@ fn is_fair(case: &Case) -> bool {
     // What is bad data once is bad data always.
     (case.fault != Fault::BadData || case.meets == Meets::All)
         && (case.fault != Fault::None || case.meets == Meets::First)
-        // A query that denies a payment which is there tells one copy a lie that nothing gainsays.
-        && !(denied && forked)
+        // A query that denies a payment which is there tells one copy a lie that nothing gainsays; and so it does of
+        // a payment of a batch that was named with a status that nobody knows, and is done after all.
+        && !(denied && (forked || is_named_and_done(case)))
         // The one refusal that leaves no trace and does not last: a withdrawal that came too soon. One copy is told
         // so, and another one, later, withdraws the order.
         && !(case.kind == Kind::SyncCancelRollback && is_refused_too_soon(case) && forked)
@@ -106,6 +107,10 @@ fn is_fair(case: &Case) -> bool {
         // The exception of `contract.md` §2: a second copy of an async cancel, still waiting, orders again what was
         // withdrawn, be it by a rollback of this order or of one before it.
         && !(case.kind == Kind::AsyncCancel && has_withdrawal(case) && forked)
+        // A copy that was refused because of another copy's order, and whose looks were not answered while that order
+        // was on its way, sees only that it never reached its device, and is rejected as it was refused; the other
+        // copy orders again. With looks that are answered it follows that order, which is told here.
+        && !(case.kind == Kind::AsyncCancel && is_undelivered(case) && forked && looks_fail(case))
         // The gateway takes a batch into a queue of its own. What it holds there for hours, and what is not said to
         // us, looks like nothing at all when the day is over.
         && !(case.kind == Kind::BatchCancel && waits_for_hours(case) && forked && case.midnight != Midnight::Far)
@@ -120,6 +125,18 @@ fn has_withdrawal(case: &Case) -> bool {
     case.payments
         .iter()
         .any(|(before, fates)| *before == Past::WithdrawnBefore || fates.iter().any(withdrawn))
+}
+
+fn is_named_and_done(case: &Case) -> bool {
+    case.payments.iter().any(|(_, fates)| fates.contains(&Fate::NamedAndDone))
+}
+
+fn is_undelivered(case: &Case) -> bool {
+    case.payments.iter().any(|(_, fates)| fates.contains(&Fate::Undelivered))
+}
+
+fn looks_fail(case: &Case) -> bool {
+    matches!(case.queries, Queries::DownForAWhile | Queries::EveryOther)
 }
 
 fn waits_for_hours(case: &Case) -> bool {

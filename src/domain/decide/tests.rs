@@ -503,11 +503,13 @@ mod a_look {
     #[test]
     fn shows_no_absence_before_the_quiet_time_however_long_it_took() {
         let kind = Kind::TransactionCancel;
-        let findings = Findings::Payment(evidence(Shown::SaleStands));
         let policy = policy();
-        let decision =
-            decide_findings(&intent(kind), &in_doubt(kind), findings, at(29), moment(&policy, at(59)));
-        assert_eq!(story(&decision, at(59)), "settle in doubt: to_ask in 1s");
+        for ended in [29, 30, 31, 59] {
+            let findings = Findings::Payment(evidence(Shown::SaleStands));
+            let moment = moment(&policy, at(ended));
+            let decision = decide_findings(&intent(kind), &in_doubt(kind), findings, at(29), moment);
+            assert_eq!(story(&decision, at(ended)), "settle in doubt: to_ask in 1s", "ended at {ended}");
+        }
     }
 
     #[test]

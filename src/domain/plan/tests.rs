@@ -496,6 +496,7 @@ mod a_redelivered_letter {
                 why: Some(Why::NotConfigured),
                 due: Some(at(500)),
                 asked: 4,
+                settling_since: Some(at(-500)),
                 ..called(&intent(kind))
             };
             let expected = History {
@@ -532,6 +533,14 @@ mod a_redelivered_letter {
         let after = again(kind, &before, 100);
         assert_eq!((after.attempts, after.called_at), (2, Some(at(130))));
         assert_eq!((after.settling_since, after.asked), (Some(at(0)), 3), "its budget goes on");
+    }
+
+    #[test]
+    fn about_a_provision_in_doubt_has_its_budget_from_now_if_nothing_says_since_when() {
+        let kind = Kind::ApmProvisionCancel;
+        let before = History { asked: 3, settling_since: None, ..in_doubt_at_noon(&intent(kind)) };
+        let after = again(kind, &before, 100);
+        assert_eq!((after.settling_since, after.asked), (Some(at(100)), 0));
     }
 
     #[test]
