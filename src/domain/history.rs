@@ -197,6 +197,11 @@ impl History {
         }
     }
 
+    /// The payments of a batch that are to be called.
+    pub fn to_call(&self) -> impl Iterator<Item = usize> {
+        (0..self.items.len()).filter(|index| self.items[*index] == Item::ToCall)
+    }
+
     /// Whether an event of this status has been announced for the intent as a whole.
     pub fn has_announced(&self, status: StatusName) -> bool {
         self.announced.contains(&status)

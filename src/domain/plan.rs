@@ -41,7 +41,7 @@ pub fn redelivered(intent: &CancelIntent, history: &History, policy: &Policy, no
 pub fn doubted_unread(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
     let may_have_called = match (history.phase, kind) {
         // Of a batch that nobody has read, the payments are not known.
-        (Phase::Call, Kind::BatchCancel) => history.items.is_empty() || to_call(history).next().is_some(),
+        (Phase::Call, Kind::BatchCancel) => history.items.is_empty() || history.to_call().next().is_some(),
         (
             Phase::Call,
             Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel,
@@ -199,7 +199,7 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
         return Some(decided(spent(intent, history.clone(), GivenUpReason::UnknownMerchant, moment)));
     }
     let too_late_now = match intent.kind() {
-        Kind::BatchCancel => callable_items(intent, history, policy, now).is_empty(),
+        Kind::BatchCancel => same_day::callable(intent, history, policy, now).is_empty(),
         Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel => {
             same_day::is_over_for(intent, policy, now)
         }
@@ -265,31 +265,11 @@ fn rollback_not_before(intent: &CancelIntent, policy: &Policy) -> Option<Timesta
     }
 }
 
-/// The payments of a batch that are to be called.
-fn to_call(history: &History) -> impl Iterator<Item = usize> {
-    (0..history.items.len()).filter(|index| history.items[*index] == Item::ToCall)
-}
-
 /// The payments of a batch that are to be called, and were requested after their day was over: no copy of the
 /// letter has ever called them, and none will.
 fn requested_too_late(intent: &CancelIntent, history: &History, policy: &Policy) -> Vec<usize> {
-    let callable = callable_items(intent, history, policy, intent.requested_at);
-    to_call(history).filter(|index| !callable.contains(index)).collect()
-}
-
-/// The payments of a batch that are to be called, and whose day is not over.
-pub(super) fn callable_items(
-    intent: &CancelIntent,
-    history: &History,
-    policy: &Policy,
-    now: Timestamp,
-) -> Vec<usize> {
-    to_call(history)
-        .filter(|index| {
-            let date = intent.items().get(*index).map(|item| item.date);
-            date.is_some_and(|date| !same_day::is_over(Kind::BatchCancel, date, policy, now))
-        })
-        .collect()
+    let callable = same_day::callable(intent, history, policy, intent.requested_at);
+    history.to_call().filter(|index| !callable.contains(index)).collect()
 }
 
 fn order(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Order {
@@ -313,7 +293,7 @@ fn order(intent: &CancelIntent, history: &History, policy: &Policy, now: Timesta
         Target::BatchCancel { payments } => {
             let payments = payments.as_slice();
             Order::BatchCancel {
-                payments: callable_items(intent, history, policy, now)
+                payments: same_day::callable(intent, history, policy, now)
                     .into_iter()
                     .map(|index| (index, payments[index].merchant_unique_code.clone(), payments[index].date))
                     .collect(),

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::history::History;
 use super::intent::{CancelIntent, Kind, Target};
 use super::policy::Policy;
 use super::retry::later;
@@ -24,6 +25,17 @@ pub fn is_over(kind: Kind, date: Date, policy: &Policy, at: Timestamp) -> bool {
 /// Whether the rule holds for an intent of one payment, and its day is over at `at`.
 pub fn is_over_for(intent: &CancelIntent, policy: &Policy, at: Timestamp) -> bool {
     date_of(intent).is_some_and(|date| is_over(intent.kind(), date, policy, at))
+}
+
+/// The payments of a batch that are to be called, and whose day is not over at `at`.
+pub fn callable(intent: &CancelIntent, history: &History, policy: &Policy, at: Timestamp) -> Vec<usize> {
+    history
+        .to_call()
+        .filter(|index| {
+            let date = intent.items().get(*index).map(|item| item.date);
+            date.is_some_and(|date| !is_over(Kind::BatchCancel, date, policy, at))
+        })
+        .collect()
 }
 
 /// From when on evidence for an end by this rule counts, for a payment of this day: another copy may have called

@@ -257,7 +257,7 @@ fn go_on(
 
 /// The payments that may be called now.
 fn callable(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Vec<usize> {
-    crate::domain::plan::callable_items(intent, history, moment.policy, moment.now)
+    same_day::callable(intent, history, moment.policy, moment.now)
 }
 
 /// Every payment has its own event; the batch as a whole ends.

@@ -462,8 +462,8 @@ mod on_the_same_day {
         let history = History { first_seen: at(MIDNIGHT), ..fresh(&intent) };
         let planned = check(&intent, &history, MIDNIGHT, "call");
         assert_eq!(called_of(&planned), [1, 3]);
-        assert_eq!(callable_items(&intent, &history, &policy(), at(MIDNIGHT)), [1, 3]);
-        assert_eq!(callable_items(&intent, &history, &policy(), at(MIDNIGHT - 1)), [0, 1, 2, 3]);
+        assert_eq!(same_day::callable(&intent, &history, &policy(), at(MIDNIGHT)), [1, 3]);
+        assert_eq!(same_day::callable(&intent, &history, &policy(), at(MIDNIGHT - 1)), [0, 1, 2, 3]);
     }
 
     #[test]
