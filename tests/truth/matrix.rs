@@ -107,10 +107,10 @@ fn is_fair(case: &Case) -> bool {
         // The exception of `contract.md` §2: a second copy of an async cancel, still waiting, orders again what was
         // withdrawn, be it by a rollback of this order or of one before it.
         && !(case.kind == Kind::AsyncCancel && has_withdrawal(case) && forked)
-        // A copy that was refused because of another copy's order, and whose looks were not answered while that order
-        // was on its way, sees only that it never reached its device, and is rejected as it was refused; the other
-        // copy orders again. With looks that are answered it follows that order, which is told here.
-        && !(case.kind == Kind::AsyncCancel && is_undelivered(case) && forked && looks_fail(case))
+        // Not told truly, and known: a copy that was refused because of another copy's order, and that did not see that
+        // order on its way (its looks were not answered, or it came in the order's last moment), sees only that it
+        // never reached its device, and is rejected as it was refused; the other copy orders again.
+        && !(case.kind == Kind::AsyncCancel && is_undelivered(case) && forked && misses_the_order(case))
         // The gateway takes a batch into a queue of its own. What it holds there for hours, and what is not said to
         // us, looks like nothing at all when the day is over.
         && !(case.kind == Kind::BatchCancel && waits_for_hours(case) && forked && case.midnight != Midnight::Far)
@@ -135,8 +135,9 @@ fn is_undelivered(case: &Case) -> bool {
     case.payments.iter().any(|(_, fates)| fates.contains(&Fate::Undelivered))
 }
 
-fn looks_fail(case: &Case) -> bool {
+fn misses_the_order(case: &Case) -> bool {
     matches!(case.queries, Queries::DownForAWhile | Queries::EveryOther)
+        || case.copies == Copies::Second(45_000)
 }
 
 fn waits_for_hours(case: &Case) -> bool {

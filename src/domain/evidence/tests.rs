@@ -461,7 +461,7 @@ mod a_provision {
             unique_code: Some("APM-1".to_owned()),
             merchant_unique_code: Some("shop-1".to_owned()),
             apm_transaction_id: Some(5),
-            amount: None,
+            amount: Some(Amount { value: "2.50".to_owned(), currency: None }),
             kind: kind.map(ApmType::from_code),
             status: status.map(ApmStatus::from_code),
         }))
@@ -496,6 +496,7 @@ mod a_provision {
                 unique_code: Some("APM-1".to_owned()),
                 merchant_unique_code: Some("shop-1".to_owned()),
                 apm_transaction_id: Some(5),
+                amount: Some(Amount { value: "2.50".to_owned(), currency: None }),
                 ..Learnt::default()
             }
         );
