@@ -15,7 +15,7 @@ use crate::amqp::browse::{Passing, Tail};
 pub(super) struct Outcomes {
     #[command(flatten)]
     amqp: AmqpArgs,
-    /// Which events: a topic pattern over <kind>.<status>
+    /// Which events: a topic pattern over KIND.STATUS
     #[arg(long, default_value = "#", value_name = "PATTERN")]
     only: String,
     /// End after so many events
