@@ -583,3 +583,17 @@ mod a_redelivered_letter {
         assert_eq!(again(Kind::AsyncCancel, &before, 100).attempts, u32::MAX);
     }
 }
+
+#[test]
+fn a_letter_replayed_in_doubt_stays_in_doubt_whatever_its_day() {
+    // Its attempts count since the replay; before it, under other rules perhaps, it may have been called.
+    let late = CancelIntent { requested_at: at(MIDNIGHT + 1), ..intent(Kind::TransactionCancel) };
+    let before = History {
+        phase: Phase::Settle,
+        doubt: Doubt::MayHaveHappened,
+        settling_since: Some(at(0)),
+        replays: 1,
+        ..History::fresh(at(0), 0)
+    };
+    assert_eq!(doubted_when_read(&late, &before, &same_day_policy()), before);
+}
