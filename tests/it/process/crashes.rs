@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Fault, FaultKind, FaultPoint};
 
-use super::wishes::{Course, Wish, nothing_is_left};
+use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::Process;
 use crate::support::proxy::{Frame, Proxy};
@@ -38,12 +38,12 @@ impl Story {
     }
 
     /// Another process takes over, until the wish has ended so often; then everything is told truly, and nothing left.
-    async fn is_ended_by_another_process(&self, times: usize) -> Result<()> {
+    async fn is_ended_by_another_process(&self, times: usize, copies: Copies) -> Result<()> {
         let second = Process::work(&self.stage, &[])?;
         self.wish.ended(&self.stage, times).await?;
         let ended = second.stop_by("TERM").await?;
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-        self.wish.is_told_truly(&self.stage)?;
+        self.wish.is_told_truly(&self.stage, copies)?;
         nothing_is_left(&self.stage).await
     }
 }
@@ -62,7 +62,7 @@ async fn killed_between_call_and_announce(t: Context, kind: Kind) -> Result<()> 
     first.kill().await?;
 
     ensure!(stage.ledger.events().is_empty(), "nothing was announced: {:#?}", stage.ledger.events());
-    story.is_ended_by_another_process(1).await
+    story.is_ended_by_another_process(1, Copies::One).await
 }
 
 /// The ledger has heard the end, the process dies before the letter is acked.
@@ -80,7 +80,7 @@ async fn killed_between_announce_and_ack(t: Context, kind: Kind) -> Result<()> {
 
     first.kill().await?;
 
-    story.is_ended_by_another_process(2).await
+    story.is_ended_by_another_process(2, Copies::One).await
 }
 
 /// The process dies while the gateway has the call.
@@ -99,7 +99,7 @@ async fn killed_during_the_call(t: Context, kind: Kind, fault: Fault) -> Result<
 
     first.kill().await?;
 
-    story.is_ended_by_another_process(1).await?;
+    story.is_ended_by_another_process(1, Copies::One).await?;
     let calls = stage.simulator.truth_of(id).context("it was seeded")?.calls_of(wish.endpoint);
     // Nothing but the call itself tells whether a provision is cancelled.
     let asks_by_calling = kind == Kind::ApmProvisionCancel;
@@ -128,7 +128,7 @@ async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) ->
 
     first.kill().await?;
 
-    story.is_ended_by_another_process(2).await
+    story.is_ended_by_another_process(2, Copies::Two).await
 }
 
 /// The process lives on, but its connection is cut before this frame is through: the letter comes to it again.
@@ -148,7 +148,7 @@ async fn cut_before(t: Context, kind: Kind, frame: impl Fn(&Story) -> Frame, tim
     let ended = worker.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
     ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
-    wish.is_told_truly(stage)?;
+    wish.is_told_truly(stage, Copies::One)?;
     nothing_is_left(stage).await
 }
 

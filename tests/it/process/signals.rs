@@ -8,7 +8,7 @@ use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
 use serde_json::Value;
 
-use super::wishes::{Course, Wish, nothing_is_left};
+use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
@@ -80,7 +80,7 @@ async fn during_a_call(t: Context, signal: &str) -> Result<()> {
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
     assert_eq!(told(&ended), ["stopping", "drain_started", "decided", "drain_finished"]);
     wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage)?;
+    wish.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -116,7 +116,7 @@ pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_
     let later = Process::work(&stage, &[("CANCEL_WORKER__SHUTDOWN__GRACE", "30s")])?;
     wish.ended(&stage, 1).await?;
     assert_eq!(later.stop_by("TERM").await?.code, Some(DONE));
-    wish.is_told_truly(&stage)?;
+    wish.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
