@@ -492,7 +492,9 @@ fn complaints(
     if heard.iter().any(|status| status == "accepted") && case.kind == Kind::BatchCancel {
         wrong.push("an item was accepted".to_owned());
     }
-    let may_be_unresolved = case.inquiry == Inquiry::DownForEver || case.kind == Kind::ApmProvisionCancel;
+    let may_be_unresolved = case.inquiry == Inquiry::DownForEver
+        || case.kind == Kind::ApmProvisionCancel
+        || was_named_too_late(case.kind, truth);
     if end.starts_with("unresolved") && !may_be_unresolved {
         wrong.push("it could have been found out".to_owned());
     }
@@ -560,4 +562,15 @@ fn print_categories(day: Day, told: &[Told], ends: &BTreeMap<String, usize>) {
     for (end, count) in ends {
         println!("truth:   {count:>4} {end}");
     }
+}
+
+/// Whether a batch's call left in time and arrived when the payment's day was over. The reply then names the payment
+/// with another status than 1, which is an order that nobody may give again: it is followed, and seen to no end.
+fn was_named_too_late(kind: Kind, truth: &PaymentTruth) -> bool {
+    let morrow = truth.identity.date.and_then(|day| day.tomorrow().ok());
+    let Some(midnight) = morrow.and_then(|day| day.in_tz("Europe/Istanbul").ok()) else { return false };
+    let named_too_late = |call: &CallRecord| {
+        call.endpoint == Endpoint::BatchCancel && call.replied.is_some() && call.at >= midnight.timestamp()
+    };
+    kind == Kind::BatchCancel && truth.log.iter().any(named_too_late)
 }
