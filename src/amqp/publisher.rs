@@ -1,4 +1,5 @@
-//! Messages out: persistent, mandatory, confirmed. What is refused is not parked yet: it interrupts the generation.
+//! Messages out: persistent, mandatory, confirmed. What is refused is parked where the caller
+//! knows how; what cannot be parked interrupts the generation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -42,7 +42,8 @@ pub enum Shown {
 }
 
 impl Shown {
-    const ALL: [Shown; 15] = [
+    /// All of them.
+    pub const ALL: [Shown; 15] = [
         Shown::Cancelled,
         Shown::Withdrawn,
         Shown::ReceivedByDevice,

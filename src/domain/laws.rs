@@ -55,24 +55,6 @@ const WORDS: [Word; 10] = [
     Word::NotConfigured,
 ];
 
-const SHOWN: [Shown; 15] = [
-    Shown::Cancelled,
-    Shown::Withdrawn,
-    Shown::ReceivedByDevice,
-    Shown::InProgress,
-    Shown::CancelFailed,
-    Shown::NotDelivered,
-    Shown::Refunded,
-    Shown::PartiallyRefunded,
-    Shown::SaleStands,
-    Shown::SaleGone,
-    Shown::NoSuchPayment,
-    Shown::NotShown,
-    Shown::Unanswered,
-    Shown::Unknown,
-    Shown::Contradictory,
-];
-
 /// One world: what the gateway is in the mood to say, and when the story begins.
 #[derive(Debug, Clone)]
 struct World {
@@ -93,7 +75,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let batch_len = prop_oneof![4 => 1usize..5, 1 => 20usize..50];
     let begins = prop_oneof![Just(0), MIDNIGHT - 120..MIDNIGHT + 120];
     let words = proptest::sample::subsequence(WORDS.to_vec(), 1..=WORDS.len());
-    let shown = proptest::sample::subsequence(SHOWN.to_vec(), 1..=SHOWN.len());
+    let shown = proptest::sample::subsequence(Shown::ALL.to_vec(), 1..=Shown::ALL.len());
     let asks_max = prop_oneof![3 => Just(None), 1 => (1u32..9).prop_map(Some)];
     (kind, batch_len, begins, any::<u64>(), words, shown, prop_oneof![Just(0u64), 0u64..30], asks_max)
         .prop_map(|(kind, batch_len, begins, seed, words, shown, redelivered_percent, asks_max)| World {

@@ -342,7 +342,7 @@ pub(crate) async fn a_full_queue_refuses_exactly_what_it_did_not_take(url: &str,
     Ok(())
 }
 
-/// For now: a refused announcement ends the generation, its delivery is not acked, and comes again.
+/// A refused announcement that nobody can park ends the generation, its delivery is not acked, and comes again.
 pub(crate) async fn a_refused_announcement_interrupts_and_the_letter_comes_again(
     url: &str,
     prefix: &str,
