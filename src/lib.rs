@@ -15,5 +15,6 @@ pub mod lanes;
 pub mod memory;
 pub mod simulator;
 pub mod telemetry;
+mod web;
 pub mod wire;
 pub mod worker;

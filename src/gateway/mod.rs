@@ -1,4 +1,4 @@
-//! The gateway over HTTP: one try of a call, or one look, into plain facts. The only home of reqwest.
+//! The gateway over HTTP: one try of a call, or one look, into plain facts.
 //!
 //! Nothing is tried again here, nothing is judged, and nothing is logged: what came back is told as it came, and
 //! what did not come back is told apart by what it proves. Keys, addresses and bodies leave this room only

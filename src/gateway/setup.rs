@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use reqwest::Client;
 use reqwest::header::HeaderValue;
-use rustls::crypto::CryptoProvider;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use crate::config::{self, KeyPair, PlainHttp};
 use crate::domain::intent::{Api, MerchantName};
+use crate::web::{self, Built};
 
 /// An idle connection is kept so long: shorter than servers usually keep theirs, since a request on a connection
 /// that the server is just closing ends in doubt.
@@ -46,36 +46,23 @@ pub(super) fn check(
     if mistakes.is_empty() { Ok(keys) } else { Err(Error::Settings(Mistakes(mistakes))) }
 }
 
-/// HTTP/1.1 only: a connection carries one exchange at a time, so that one that breaks leaves one call in doubt,
-/// not all that run.
+/// The client with the gateway's own limits.
 pub(super) fn client(settings: &config::Gateway) -> Result<Client, Error> {
-    if CryptoProvider::get_default().is_none() {
-        return Err(Error::NoTlsProvider);
-    }
     // A connection still being made at the call's deadline could not be told from a request that was sent, so the
     // making ends a little earlier.
     let connect_timeout = settings.connect_timeout.min(settings.call_timeout - settings.call_timeout / 10);
-    let builder = || {
-        Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .user_agent(concat!("cancel-worker/", env!("CARGO_PKG_VERSION")))
+    let built = web::client(&[], |builder| {
+        builder
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
-    };
-    if let Ok(client) = builder().build() {
-        return Ok(client);
-    }
-    // What fails without the machine's certificates and works without any is a machine that has none.
-    let client = builder().tls_certs_only([]).build().map_err(|_| Error::Client)?;
+    });
     let https = |(_, url): &(&Api, &Url)| url.scheme() == "https";
-    match settings.urls.iter().find(https) {
-        Some((api, _)) => Err(Error::NoCertificates { key: url_key(*api) }),
-        None => Ok(client),
+    match (built, settings.urls.iter().find(https)) {
+        (Ok(Built::Whole(client)), _) | (Ok(Built::PlainOnly(client)), None) => Ok(client),
+        (Ok(Built::PlainOnly(_)), Some((api, _))) => Err(Error::NoCertificates { key: url_key(*api) }),
+        (Err(web::Error::NoTlsProvider), _) => Err(Error::NoTlsProvider),
+        (Err(web::Error::Client), _) => Err(Error::Client),
     }
 }
 
