@@ -57,6 +57,12 @@ pub enum Waiting {
     LockedOut,
     /// The gateway is not set up for this payment.
     NotConfigured,
+    /// The endpoint is known to be down.
+    EndpointDown,
+    /// The gateway wished to be asked later, in a reply to another letter of this merchant.
+    SlowedDown,
+    /// As much is asked of the API already as it is allowed to be asked.
+    NoRoom,
 }
 
 impl Waiting {
@@ -69,6 +75,9 @@ impl Waiting {
             Waiting::ToAsk => "to_ask",
             Waiting::LockedOut => "locked_out",
             Waiting::NotConfigured => "not_configured",
+            Waiting::EndpointDown => "endpoint_down",
+            Waiting::SlowedDown => "slowed_down",
+            Waiting::NoRoom => "no_room",
         }
     }
 }
@@ -235,10 +244,15 @@ pub fn give_up(intent: &CancelIntent, history: &History, reason: DeadReason) -> 
     }
 }
 
+/// The letter is not handled now, for a reason that has nothing to do with its payment: no attempt, and no look.
+pub fn wait_untried(history: &History, until: Timestamp, why: Waiting, moment: Moment<'_>) -> Decision {
+    let wait = elapsed(moment.now, until).max(moment.policy.tiers.shortest().length);
+    wait_for(history.clone(), wait, why, moment)
+}
+
 /// The letter waits behind a shut door; `last` is what the gateway said there, to somebody else perhaps.
 pub fn wait_locked_out(history: &History, last: LastReply, until: Timestamp, moment: Moment<'_>) -> Decision {
-    let wait = elapsed(moment.now, until).max(moment.policy.tiers.shortest().length);
-    wait_for(History { last, ..history.clone() }, wait, Waiting::LockedOut, moment)
+    wait_untried(&History { last, ..history.clone() }, until, Waiting::LockedOut, moment)
 }
 
 /// A rule of ours refuses before any call.
@@ -636,12 +650,9 @@ fn first_look(kind: Kind, policy: &Policy) -> Duration {
 fn wait_to_call(history: History, retry_after: Option<RetryAfter>, moment: Moment<'_>) -> Decision {
     let policy = moment.policy;
     let wait = policy.tiers.after_tries(history.attempts, moment.roll);
-    let wished = match retry_after {
-        None => Duration::ZERO,
-        Some(RetryAfter::Seconds(seconds)) => Duration::from_secs(seconds),
-        Some(RetryAfter::At(at)) => elapsed(moment.now, at),
-    };
-    wait_for(history, wait.max(wished.min(policy.retry_after_max)), Waiting::ToCallAgain, moment)
+    let wished = retry_after
+        .map_or(Duration::ZERO, |retry_after| retry_after.wait(moment.now, policy.retry_after_max));
+    wait_for(history, wait.max(wished), Waiting::ToCallAgain, moment)
 }
 
 /// Waits so long, but not beyond the age at which the letter is given up.

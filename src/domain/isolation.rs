@@ -54,9 +54,12 @@ pub fn suspect(
 ) -> Suspicion {
     match (trace, room) {
         (Trace::None, Room::Alone) => Suspicion::Clear,
-        (Trace::None, Room::Among) if history.strikes == 0 => Suspicion::Clear,
-        // It left the isolation with its strikes, to wait: it comes back into it.
-        (Trace::None, Room::Among) => Suspicion::Isolate(Box::new(history.clone())),
+        // It left the isolation with its strikes, to wait: it comes back into it. Whoever held it here before did
+        // nothing with it but that, so it cannot be what took him down.
+        (Trace::None | Trace::Suspect, Room::Among) if history.strikes > 0 => {
+            Suspicion::Isolate(Box::new(history.clone()))
+        }
+        (Trace::None, Room::Among) => Suspicion::Clear,
         (Trace::Suspect, Room::Among | Room::Alone) => {
             let strikes = history.strikes.saturating_add(1);
             let history = History { strikes, ..doubted_unread(kind, history, policy, now) };
@@ -67,6 +70,12 @@ pub fn suspect(
             }
         }
     }
+}
+
+/// The history of a letter that has been at the gateway and took nobody down. A mere wait is no such proof: its
+/// letter keeps its strikes, and is handled alone when it comes back.
+pub fn survived(history: &History) -> History {
+    History { strikes: 0, ..history.clone() }
 }
 
 #[cfg(test)]
@@ -119,5 +128,18 @@ mod tests {
         let again = check(1, Room::Among, Trace::None);
         assert!(matches!(again, Suspicion::Isolate(_)));
         assert_eq!(strikes(again), 1);
+    }
+
+    #[test]
+    fn a_letter_that_was_only_to_be_isolated_when_the_process_died_gets_no_other_strike_for_it() {
+        let again = check(2, Room::Among, Trace::Suspect);
+        assert!(matches!(again, Suspicion::Isolate(_)));
+        assert_eq!(strikes(again), 2);
+    }
+
+    #[test]
+    fn who_has_been_at_the_gateway_and_lives_is_no_suspect_any_more() {
+        let history = History { strikes: 2, ..History::fresh(at(0), 0) };
+        assert_eq!(survived(&history), History::fresh(at(0), 0));
     }
 }

@@ -79,6 +79,12 @@ impl Door {
         Pass::Probe
     }
 
+    /// How long it is until somebody may find out; zero if now. `None`: it is open.
+    pub fn next_probe(&self, now: Timestamp) -> Option<Duration> {
+        let shut = self.shut.as_ref()?;
+        Some(elapsed(now, shut.probing_until.unwrap_or(shut.probe_from)))
+    }
+
     /// Takes note of what a call's reply says about the door.
     pub fn hear(&mut self, heard: Heard, now: Timestamp, tiers: &Tiers, roll: Roll) -> Change {
         match (heard, self.shut.take()) {

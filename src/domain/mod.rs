@@ -4,6 +4,7 @@
 //! `intent` + `history` → `plan` → (call or inquiry) → `classify` or `evidence` → `decide`.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod breaker;
 pub mod classify;
 pub mod codes;
 pub mod decide;
@@ -13,6 +14,7 @@ mod fixtures;
 pub mod history;
 pub mod intent;
 pub mod isolation;
+pub mod lateness;
 #[cfg(test)]
 mod laws;
 pub mod lockout;
@@ -20,6 +22,7 @@ pub mod outcome;
 pub mod paywall;
 pub mod plan;
 pub mod policy;
+pub mod rate;
 pub mod reply;
 pub mod retry;
 pub mod same_day;

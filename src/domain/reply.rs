@@ -2,10 +2,13 @@
 //!
 //! A reply keeps *never sent*, *sent but unanswered* and *answered* apart: only the first is surely not done.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::paywall::{ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType};
+use super::retry::elapsed;
 use super::step::Question;
 
 /// What came back of one call.
@@ -44,6 +47,17 @@ pub enum RetryAfter {
     Seconds(u64),
     /// At this time.
     At(Timestamp),
+}
+
+impl RetryAfter {
+    /// How long that is from `now` on, within our bound.
+    pub fn wait(self, now: Timestamp, max: Duration) -> Duration {
+        let wished = match self {
+            RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
+            RetryAfter::At(at) => elapsed(now, at),
+        };
+        wished.min(max)
+    }
 }
 
 /// An HTTP reply to a call.

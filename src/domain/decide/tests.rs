@@ -702,6 +702,28 @@ mod the_same_day_rule {
     }
 }
 
+mod a_wait_that_is_no_try {
+    use super::*;
+
+    #[test]
+    fn burns_neither_attempt_nor_look_and_keeps_the_strikes() {
+        for before in [called(&intent(Kind::AsyncCancel)), settling(&intent(Kind::AsyncCancel))] {
+            let before = History { attempts: 3, asked: 4, strikes: 2, ..before };
+            let decision = wait_untried(&before, at(10), Waiting::EndpointDown, moment(&policy(), at(0)));
+            assert_eq!(decision.then, Then::Wait(Waiting::EndpointDown));
+            assert_eq!(decision.history, History { due: Some(at(10)), ..before });
+        }
+    }
+
+    #[test]
+    fn ends_with_the_letters_age() {
+        let history = fresh(&intent(Kind::AsyncCancel));
+        let ends = later(history.first_seen, policy().age_max);
+        let decision = wait_untried(&history, Timestamp::MAX, Waiting::NoRoom, moment(&policy(), at(0)));
+        assert_eq!(decision.history.due, Some(ends));
+    }
+}
+
 mod a_spent_budget {
     use super::*;
 

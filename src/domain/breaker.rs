@@ -1,0 +1,516 @@
+//! The breaker: an endpoint that is known to be down is not called, so that no letter burns its attempts on it. One
+//! letter at a time finds out whether it is back.
+//!
+//! No clock is read here: `now` is any time that only goes forward, since a beginning of the caller's choice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::classify::Verdict;
+use super::intent::{IntentId, MerchantName};
+use super::reply::{NeverSent, Reply};
+use super::retry::Roll;
+
+/// So many calls in a row that the endpoint failed to answer open the breaker. One that fails every second call at
+/// random does so once in 32 calls, and then a pause of half a second does it good.
+pub const FAILURES_MIN: u32 = 5;
+
+/// They must have been for at least so many intents: one payment that is always in doubt tells of itself.
+pub const INTENTS_MIN: usize = 3;
+
+/// While another merchant was answered within this time, and has not failed since, the endpoint is not down: it is
+/// the merchant's own trouble.
+pub const ANSWERED_LATELY: Duration = Duration::from_secs(60);
+
+/// The pause before the first probe.
+pub const PAUSE_FIRST: Duration = Duration::from_millis(500);
+
+/// The longest pause between two probes: soon after the endpoint is back, work goes on.
+pub const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How much of a lane is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// As much as there are permits for.
+    All,
+    /// One letter, if there is one; and then nothing, until this is said again or something else.
+    One,
+    /// Nothing. What was taken already is finished.
+    Nothing,
+}
+
+/// What a call's reply says about its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It answered, whatever it said.
+    Answered,
+    /// Nothing was sent, nothing came back, or only somebody before it spoke.
+    Failed,
+    /// Our keys or our address were not accepted: that is a merchant's trouble, but somebody is there.
+    LockedOut,
+    /// Neither: the gateway wished to be asked later, or nothing was called.
+    Nothing,
+}
+
+impl Heard {
+    /// What the reply to a call says about its endpoint. Only an answer of substance speaks for it: a 5xx or a 429
+    /// whose codes tell nothing comes from somebody before it.
+    pub fn of(reply: &Reply, verdict: &Verdict) -> Heard {
+        let answer = match reply {
+            Reply::NeverSent(NeverSent::NotBuilt) => return Heard::Nothing,
+            Reply::NeverSent(NeverSent::NotConnected) | Reply::Unanswered(_) => return Heard::Failed,
+            Reply::Answered(answer) => answer,
+        };
+        let is_strained = matches!(answer.http_status, 408 | 425 | 429 | 500..=599);
+        match verdict {
+            Verdict::LockedOut => Heard::LockedOut,
+            // It waits with its merchant.
+            Verdict::Busy(Some(_)) => Heard::Nothing,
+            Verdict::Busy(None) | Verdict::InDoubt if is_strained => Heard::Failed,
+            Verdict::Done(_)
+            | Verdict::Ordered(_)
+            | Verdict::OrderedBatch(..)
+            | Verdict::Refused(_)
+            | Verdict::RefusedByState(_)
+            | Verdict::NeverSent
+            | Verdict::Busy(None)
+            | Verdict::InDoubt
+            | Verdict::NotConfigured => Heard::Answered,
+        }
+    }
+}
+
+/// Whose call it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose keys were used.
+    pub merchant: MerchantName,
+    /// What was called for.
+    pub intent: IntentId,
+}
+
+/// A call that finds out whether the endpoint is back; each has a number of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe(u64);
+
+/// Whether a letter may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pass {
+    /// It may.
+    Open,
+    /// It may, as the one that finds out.
+    Probe(Probe),
+    /// It waits.
+    Wait {
+        /// How long the endpoint has been paused.
+        paused_for: Duration,
+    },
+}
+
+/// What follows from a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// All stays as it is.
+    None,
+    /// Stop calling.
+    Pause,
+    /// Call again, after so long a pause.
+    Resume(Duration),
+}
+
+/// The breaker of an endpoint, or of one merchant at it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Breaker {
+    state: State,
+    /// When a merchant was answered last, if it has not failed since. As many as there are merchants.
+    answered: BTreeMap<MerchantName, Duration>,
+    probes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    /// Everybody calls. The failures since the last answer, and for whom they were.
+    Closed { failures: u32, intents: BTreeSet<IntentId> },
+    /// Nobody calls but the probe.
+    Paused(Paused),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Paused {
+    since: Duration,
+    /// Probes that failed.
+    failures: u32,
+    /// Not before this does anybody find out.
+    probe_from: Duration,
+    /// Who finds out, and when that one is given up on.
+    probing: Option<(Probe, Duration)>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::Closed { failures: 0, intents: BTreeSet::new() }
+    }
+}
+
+impl Breaker {
+    /// Whether a letter may call now. A probe is given up on after `probe_max`.
+    pub fn pass(&mut self, now: Duration, probe_max: Duration) -> Pass {
+        let paused = match &mut self.state {
+            State::Closed { .. } => return Pass::Open,
+            State::Paused(paused) => paused,
+        };
+        if !paused.next_probe(now).is_zero() {
+            return Pass::Wait { paused_for: now.saturating_sub(paused.since) };
+        }
+        self.probes += 1;
+        let probe = Probe(self.probes);
+        paused.probing = Some((probe, now.saturating_add(probe_max)));
+        Pass::Probe(probe)
+    }
+
+    /// How long the endpoint has been paused, if it is.
+    pub fn paused_for(&self, now: Duration) -> Option<Duration> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Paused(paused) => Some(now.saturating_sub(paused.since)),
+        }
+    }
+
+    /// How long it is until somebody may find out; zero if now. `None`: there is nothing to find out.
+    pub fn next_probe(&self, now: Duration) -> Option<Duration> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Paused(paused) => Some(paused.next_probe(now)),
+        }
+    }
+
+    /// Takes note of what a call's reply says. `probe` is what the caller was given when it passed as one.
+    pub fn hear(
+        &mut self,
+        heard: Heard,
+        caller: &Caller,
+        probe: Option<Probe>,
+        now: Duration,
+        roll: Roll,
+    ) -> Order {
+        match heard {
+            Heard::Answered => drop(self.answered.insert(caller.merchant.clone(), now)),
+            Heard::Failed => drop(self.answered.remove(&caller.merchant)),
+            Heard::LockedOut | Heard::Nothing => {}
+        }
+        match (&mut self.state, heard) {
+            (State::Closed { .. }, Heard::LockedOut | Heard::Nothing) => Order::None,
+            (State::Closed { failures, intents }, Heard::Answered) => {
+                *failures = 0;
+                intents.clear();
+                Order::None
+            }
+            (State::Closed { failures, intents }, Heard::Failed) => {
+                *failures = failures.saturating_add(1);
+                if intents.len() < INTENTS_MIN {
+                    intents.insert(caller.intent);
+                }
+                let another_was_answered =
+                    self.answered.values().any(|at| now.saturating_sub(*at) < ANSWERED_LATELY);
+                if *failures < FAILURES_MIN || intents.len() < INTENTS_MIN || another_was_answered {
+                    return Order::None;
+                }
+                let probe_from = now.saturating_add(pause(0, roll));
+                self.state = State::Paused(Paused { since: now, failures: 0, probe_from, probing: None });
+                Order::Pause
+            }
+            // Also of a call that was begun before the pause: it is not down if it answers.
+            (State::Paused(paused), Heard::Answered | Heard::LockedOut) => {
+                let paused_for = now.saturating_sub(paused.since);
+                self.state = State::default();
+                Order::Resume(paused_for)
+            }
+            (State::Paused(paused), Heard::Failed | Heard::Nothing) => {
+                let is_ours = paused.probing.is_some_and(|(probing, _)| Some(probing) == probe);
+                // Calls that were begun before the pause end one after the other, and tell nothing new.
+                if is_ours {
+                    match heard {
+                        Heard::Failed => paused.failures = paused.failures.saturating_add(1),
+                        Heard::Answered | Heard::LockedOut | Heard::Nothing => {}
+                    }
+                    paused.probe_from = now.saturating_add(pause(paused.failures, roll));
+                    paused.probing = None;
+                }
+                Order::None
+            }
+        }
+    }
+}
+
+impl Paused {
+    fn next_probe(&self, now: Duration) -> Duration {
+        match self.probing {
+            Some((_, until)) => until.saturating_sub(now),
+            None => self.probe_from.saturating_sub(now),
+        }
+    }
+}
+
+/// The pause before the next probe, so many having failed: doubled with each, spread below itself, never longer than
+/// [`PAUSE_MAX`].
+fn pause(failures: u32, roll: Roll) -> Duration {
+    // It is at its cap long before this many.
+    let grown = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+    grown / 2 + roll.part_of(grown / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::outcome::RejectedReason;
+    use crate::domain::reply::{Answer, Envelope, RetryAfter, Unanswered};
+
+    const PROBE_MAX: Duration = Duration::from_secs(60);
+
+    fn s(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn caller(merchant: &str, intent: u128) -> Caller {
+        Caller {
+            merchant: MerchantName::parse(merchant).expect("a name"),
+            intent: IntentId::try_new(Uuid::from_u128(intent + 1)).expect("not nil"),
+        }
+    }
+
+    /// What follows from calls of one merchant, each for an intent of its own, one a millisecond.
+    fn check(heard: &[Heard], order: Order) -> Breaker {
+        let mut breaker = Breaker::default();
+        let mut last = Order::None;
+        for (number, heard) in (0_u32..).zip(heard) {
+            let now = s(100.0) + Duration::from_millis(1) * number;
+            last = breaker.hear(*heard, &caller("one", number.into()), None, now, Roll::new(0.0));
+        }
+        assert_eq!(last, order, "{heard:?}");
+        breaker
+    }
+
+    fn paused() -> Breaker {
+        check(&[Heard::Failed; 5], Order::Pause)
+    }
+
+    fn hear(breaker: &mut Breaker, heard: Heard, probe: Option<Probe>, at: f64) -> Order {
+        breaker.hear(heard, &caller("one", 7), probe, s(at), Roll::new(0.999_999))
+    }
+
+    fn probe(breaker: &mut Breaker, at: f64) -> Probe {
+        match breaker.pass(s(at), PROBE_MAX) {
+            Pass::Probe(probe) => probe,
+            pass @ (Pass::Open | Pass::Wait { .. }) => panic!("{pass:?} at {at}"),
+        }
+    }
+
+    #[test]
+    fn five_calls_in_a_row_that_were_not_answered_pause_the_endpoint() {
+        use Heard::{Answered, Failed, LockedOut, Nothing};
+        check(&[Failed; 4], Order::None);
+        check(&[Failed; 5], Order::Pause);
+        check(&[Failed, Failed, Failed, Failed, Answered, Failed], Order::None);
+        check(&[Failed, Failed, Nothing, LockedOut, Failed, Failed, Failed], Order::Pause);
+        check(&[Answered; 50], Order::None);
+        check(&[LockedOut; 50], Order::None);
+    }
+
+    #[test]
+    fn only_an_answer_of_substance_speaks_for_an_endpoint() {
+        let answered = |http_status, verdict: Verdict| {
+            let answer = Answer { http_status, retry_after: None, envelope: Envelope::Missing };
+            Heard::of(&Reply::Answered(answer), &verdict)
+        };
+        let later = RetryAfter::Seconds(1);
+        assert_eq!(Heard::of(&Reply::NeverSent(NeverSent::NotConnected), &Verdict::NeverSent), Heard::Failed);
+        assert_eq!(Heard::of(&Reply::NeverSent(NeverSent::NotBuilt), &Verdict::NeverSent), Heard::Nothing);
+        assert_eq!(Heard::of(&Reply::Unanswered(Unanswered::TimedOut), &Verdict::InDoubt), Heard::Failed);
+        assert_eq!(answered(500, Verdict::InDoubt), Heard::Failed);
+        assert_eq!(answered(429, Verdict::Busy(None)), Heard::Failed);
+        assert_eq!(answered(503, Verdict::Busy(Some(later))), Heard::Nothing);
+        assert_eq!(answered(401, Verdict::LockedOut), Heard::LockedOut);
+        assert_eq!(answered(500, Verdict::Refused(RejectedReason::InvalidRequest)), Heard::Answered);
+        assert_eq!(answered(200, Verdict::InDoubt), Heard::Answered);
+        assert_eq!(answered(200, Verdict::Busy(None)), Heard::Answered);
+    }
+
+    #[test]
+    fn one_payment_that_is_always_in_doubt_pauses_nobody() {
+        let mut breaker = Breaker::default();
+        for number in 0..100 {
+            let of = caller("one", number % 2);
+            let order = breaker.hear(Heard::Failed, &of, None, s(number as f64), Roll::new(0.0));
+            assert_eq!(order, Order::None);
+        }
+    }
+
+    #[test]
+    fn one_merchants_trouble_pauses_nobody_while_another_is_answered() {
+        let mut breaker = Breaker::default();
+        breaker.hear(Heard::Answered, &caller("two", 1), None, s(100.0), Roll::new(0.0));
+        for number in 0..100 {
+            let of = caller("one", number);
+            assert_eq!(breaker.hear(Heard::Failed, &of, None, s(101.0), Roll::new(0.0)), Order::None);
+        }
+        // Once the other fails as well, nobody is answered any more.
+        let order = breaker.hear(Heard::Failed, &caller("two", 2), None, s(102.0), Roll::new(0.0));
+        assert_eq!(order, Order::Pause);
+    }
+
+    #[test]
+    fn a_merchant_that_was_answered_long_ago_tells_nothing() {
+        let mut breaker = Breaker::default();
+        breaker.hear(Heard::Answered, &caller("two", 1), None, s(0.0), Roll::new(0.0));
+        let orders: Vec<Order> = (0..5)
+            .map(|number| breaker.hear(Heard::Failed, &caller("one", number), None, s(60.0), Roll::new(0.0)))
+            .collect();
+        assert_eq!(orders.last(), Some(&Order::Pause));
+    }
+
+    #[test]
+    fn while_it_is_paused_one_letter_at_a_time_finds_out() {
+        let mut breaker = paused();
+        assert!(matches!(breaker.pass(s(100.1), PROBE_MAX), Pass::Wait { .. }));
+        let probe = probe(&mut breaker, 101.0);
+        assert!(matches!(breaker.pass(s(101.0), PROBE_MAX), Pass::Wait { .. }));
+        // What was called before the pause ends meanwhile.
+        assert_eq!(hear(&mut breaker, Heard::Failed, None, 102.0), Order::None);
+        assert!(matches!(breaker.pass(s(110.0), PROBE_MAX), Pass::Wait { .. }));
+        assert_eq!(hear(&mut breaker, Heard::Failed, Some(probe), 111.0), Order::None);
+        assert_eq!(breaker.next_probe(s(111.0)).map(|wait| wait.as_millis()), Some(999));
+    }
+
+    #[test]
+    fn an_answer_ends_the_pause_for_everybody_whoever_heard_it() {
+        for by_probe in [true, false] {
+            let mut breaker = paused();
+            let probe = probe(&mut breaker, 130.004);
+            let order = hear(&mut breaker, Heard::Answered, by_probe.then_some(probe), 130.004);
+            assert_eq!(order, Order::Resume(s(30.0)));
+            assert_eq!(breaker.pass(s(131.0), PROBE_MAX), Pass::Open);
+        }
+    }
+
+    #[test]
+    fn the_pause_grows_while_probes_fail_and_is_bounded() {
+        let mut breaker = paused();
+        let mut now = 101.0;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let probe = probe(&mut breaker, now);
+            hear(&mut breaker, Heard::Failed, Some(probe), now);
+            let wait = breaker.next_probe(s(now)).expect("it is paused");
+            pauses.push((wait.as_secs_f64() * 10.0).round() / 10.0);
+            now += wait.as_secs_f64() + 0.001;
+        }
+        assert_eq!(pauses, [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]);
+    }
+
+    #[test]
+    fn a_probe_that_told_nothing_or_never_came_back_frees_the_next() {
+        let mut breaker = paused();
+        let told_nothing = probe(&mut breaker, 101.0);
+        hear(&mut breaker, Heard::Nothing, Some(told_nothing), 101.0);
+        let lost = probe(&mut breaker, 101.5);
+        assert!(matches!(breaker.pass(s(161.0), PROBE_MAX), Pass::Wait { .. }));
+        let next = probe(&mut breaker, 161.5);
+        assert_ne!(lost, next);
+        // The lost one comes back after all, and is not taken for the next.
+        hear(&mut breaker, Heard::Failed, Some(lost), 162.0);
+        assert!(matches!(breaker.pass(s(170.0), PROBE_MAX), Pass::Wait { .. }));
+    }
+
+    /// One thing that happens: how long after the one before, to whom, what.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Somebody wants to call.
+        Pass,
+        /// The oldest of those who are calling hears this.
+        Hear(Heard),
+    }
+
+    fn steps(heard: impl Strategy<Value = Heard> + Clone) -> impl Strategy<Value = Vec<(u64, u8, u8, Step)>> {
+        let step = prop_oneof![Just(Step::Pass), heard.prop_map(Step::Hear)];
+        prop::collection::vec((0_u64..3_000, 0_u8..3, 0_u8..6, step), 0..200)
+    }
+
+    fn any_heard() -> impl Strategy<Value = Heard> + Clone {
+        prop_oneof![Just(Heard::Answered), Just(Heard::Failed), Just(Heard::Failed), Just(Heard::Nothing)]
+    }
+
+    /// Plays these steps; whoever passes hears in the order of passing. Says how many probes ran at once at most.
+    fn play(breaker: &mut Breaker, steps: &[(u64, u8, u8, Step)]) -> (Duration, usize) {
+        let mut now = Duration::ZERO;
+        let mut calling: Vec<Option<Probe>> = Vec::new();
+        let mut probes_max = 0;
+        for (after_ms, merchant, intent, step) in steps {
+            now += Duration::from_millis(*after_ms);
+            match step {
+                Step::Pass => match breaker.pass(now, Duration::MAX) {
+                    Pass::Open => calling.push(None),
+                    Pass::Probe(probe) => calling.push(Some(probe)),
+                    Pass::Wait { .. } => {}
+                },
+                Step::Hear(heard) => {
+                    let probe = if calling.is_empty() { None } else { calling.remove(0) };
+                    let of = caller(["one", "two", "three"][usize::from(*merchant)], (*intent).into());
+                    let order = breaker.hear(*heard, &of, probe, now, Roll::new(0.5));
+                    if let Order::Resume(_) = order {
+                        // Their pause is over; what they hear later is no probe's word.
+                        calling.iter_mut().for_each(|probe| *probe = None);
+                    }
+                }
+            }
+            probes_max = probes_max.max(calling.iter().flatten().count());
+        }
+        (now, probes_max)
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_never_more_than_one_probe_at_a_time(steps in steps(any_heard())) {
+            let (_, probes_max) = play(&mut Breaker::default(), &steps);
+            prop_assert!(probes_max <= 1, "{probes_max} at once");
+        }
+
+        #[test]
+        fn whatever_happened_a_probe_that_is_answered_ends_the_pause_soon(steps in steps(any_heard())) {
+            let mut breaker = Breaker::default();
+            let (mut now, _) = play(&mut breaker, &steps);
+            if let Some((probe, _)) = match &breaker.state {
+                State::Closed { .. } => None,
+                State::Paused(paused) => paused.probing,
+            } {
+                breaker.hear(Heard::Failed, &caller("one", 1), Some(probe), now, Roll::new(0.5));
+            }
+            now += PAUSE_MAX;
+            match breaker.pass(now, PROBE_MAX) {
+                Pass::Open => {}
+                Pass::Probe(probe) => {
+                    breaker.hear(Heard::Answered, &caller("one", 1), Some(probe), now, Roll::new(0.5));
+                }
+                Pass::Wait { .. } => prop_assert!(false, "nobody may find out after the longest pause"),
+            }
+            prop_assert_eq!(breaker.pass(now, PROBE_MAX), Pass::Open);
+        }
+
+        #[test]
+        fn lock_outs_never_pause_an_endpoint(
+            steps in steps(prop_oneof![Just(Heard::Answered), Just(Heard::LockedOut), Just(Heard::Nothing)])
+        ) {
+            let mut breaker = Breaker::default();
+            let (now, _) = play(&mut breaker, &steps);
+            prop_assert_eq!(breaker.paused_for(now), None);
+        }
+
+        #[test]
+        fn no_pause_is_longer_than_the_longest(failures in 0_u32.., roll in 0.0_f64..1.0) {
+            let pause = pause(failures, Roll::new(roll));
+            prop_assert!(pause <= PAUSE_MAX && pause >= PAUSE_FIRST / 2);
+        }
+    }
+}
