@@ -59,13 +59,6 @@ impl Config {
         if self.telemetry.otlp_endpoint.is_some() {
             keys.push("telemetry.otlp_endpoint".to_owned());
         }
-        if self.amqp.management_url.is_some() {
-            keys.push("amqp.management_url".to_owned());
-        }
-        for (api, limits) in &self.gateway.limits {
-            let set = [("concurrency", limits.concurrency.is_some()), ("rate", limits.rate.is_some())];
-            keys.extend(set.iter().filter(|(_, set)| *set).map(|(key, _)| format!("gateway.{api}.{key}")));
-        }
         keys
     }
 }
@@ -104,9 +97,9 @@ pub enum Declare {
 }
 
 /// `[amqp.tls]`, all optional: files in PEM form.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AmqpTls {
-    /// The authority that signed the broker's certificate.
+    /// The authorities of which one has issued the broker's certificate; no others are trusted then.
     pub ca_file: Option<PathBuf>,
     /// Our certificate.
     pub client_cert_file: Option<PathBuf>,

@@ -12,6 +12,7 @@ pub mod config;
 pub mod domain;
 pub mod gateway;
 pub mod lanes;
+pub mod management;
 pub mod memory;
 pub mod simulator;
 pub mod telemetry;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -15,30 +15,34 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use crate::amqp::{self, Delivery, Interrupted, Publisher, Stopped};
+use crate::amqp::{
+    self, Announced, Confirmed, Delivery, Interrupted, Publisher, Stopped, Unacked, Unsettled,
+};
 use crate::clock::{Clock, Dice};
 use crate::domain::classify::{Facts, Verdict, classify, codes_of};
 use crate::domain::decide::{
     DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up, wait_locked_out,
+    wait_untried,
 };
 use crate::domain::evidence::{Findings, weigh};
 use crate::domain::history::{History, Item, Phase};
 use crate::domain::intent::{CancelIntent, Kind, MerchantName};
-use crate::domain::isolation::{Room, Suspicion, Trace, suspect};
-use crate::domain::lockout::{Change, Pass};
+use crate::domain::isolation::{Room, Suspicion, Trace, survived, suspect};
+use crate::domain::lateness::{Arrived, Limits, News, Seen, WayBack};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
 use crate::domain::plan::{Plan, Planned, doubted_when_read, in_doubt, inquiry_after, plan};
 use crate::domain::policy::Policy;
 use crate::domain::reply::{InquiryReply, Reply, Unanswered};
-use crate::domain::retry::{elapsed, later};
+use crate::domain::retry::{Tier, elapsed, later};
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
-use crate::lanes::Doors;
-use crate::memory::{Letters, Ordered};
+use crate::lanes::{Hindrance, Lanes, ROOM_WAIT_MAX};
+use crate::memory::{Begun, Delays, Letters, Ordered, Told};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
-use crate::wire::envelope::{HeaderValue, Headers, Letter, Message, Messages, Redelivered, Source};
+use crate::wire::envelope::{Address, HeaderValue, Headers, Letter, Message, Messages, Redelivered, Source};
 use crate::wire::history;
+use crate::wire::hop;
 use crate::wire::intent::{Malformed, Received, decode};
 use crate::wire::outcome::{Stamp, announce_again, encode, encode_malformed, isolate, park, refusals};
 
@@ -50,6 +54,9 @@ const ALONE_MAX: Duration = Duration::from_secs(5);
 
 /// So much is remembered of letters whose deliveries were lost with their connection.
 const LETTERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// So much is remembered of letters that are told, in case that their acks are lost.
+const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Everything that a story needs beside its letter. Shared by all stories of a process.
 pub struct Worker {
@@ -65,12 +72,16 @@ pub struct Worker {
     pub clock: Clock,
     /// Where chance comes from.
     pub dice: Dice,
-    /// The intents that this process has ordered.
+    /// The intents that this process has ordered, or done.
     pub ordered: Ordered,
-    /// Which of the gateway's doors are shut, and for whom.
-    pub doors: Doors,
+    /// Who may call or ask now.
+    pub lanes: Lanes,
     /// The letters that this process has in hand, or has decided about.
     pub letters: Arc<Letters>,
+    /// The letters that need nothing but an ack when they come again.
+    pub told: Told<Confirmed>,
+    /// Whether waits end on time.
+    pub delays: Arc<Delays>,
 }
 
 impl Worker {
@@ -81,11 +92,13 @@ impl Worker {
             name: config.worker.name.clone(),
             policy: config.policy.clone(),
             gateway,
+            lanes: Lanes::new(config, clock.clone(), dice.clone()),
             clock,
             dice,
             ordered: Ordered::new(ORDERED_LEN_MAX),
-            doors: Doors::default(),
             letters: Arc::new(Letters::new(LETTERS_BYTES_MAX)),
+            told: Told::new(TOLD_BYTES_MAX),
+            delays: Arc::new(Delays::new(&config.policy.tiers, Limits::default())),
         }
     }
 
@@ -101,22 +114,65 @@ impl Worker {
     ) -> Result<(), Interrupted> {
         let Delivery { letter, unsettled } = delivery;
         let mut begun = self.letters.begin(&letter).await;
+        let generation = unsettled.generation().number();
+        let announced = match self.told.take(&letter, generation, self.clock.now()) {
+            Some(proof) => {
+                events::told_before(letter.source);
+                unsettled.announced_before(proof)
+            }
+            None => {
+                let messages = self.messages(&letter, &mut begun).await;
+                self.announce(unsettled, messages, &letter, publisher).await?
+            }
+        };
+        let (proof, settled) = match announced.settle().instrument(spans::settle(queue)).await {
+            Ok(proof) => (proof, Ok(())),
+            Err(Unacked { proof, interrupted }) => (proof, Err(interrupted)),
+        };
+        self.told.remember(&letter, generation, proof, self.clock.now());
+        settled?;
+        begun.settled();
+        Ok(())
+    }
+
+    /// What is to be announced about a letter.
+    async fn messages(&self, letter: &Letter, begun: &mut Begun) -> Messages {
         let messages = match begun.decided_before() {
             // Decided once is known: the same bytes, and no second call.
             Some(messages) => messages.clone(),
-            None => self.answer(&letter, begun.is_untouched()).await,
+            None => self.answer(letter, begun.is_untouched()).await,
         };
+        begun.decided(messages.clone());
+        messages
+    }
+
+    async fn announce(
+        &self,
+        unsettled: Unsettled,
+        mut messages: Messages,
+        letter: &Letter,
+        publisher: &Publisher,
+    ) -> Result<Announced, Interrupted> {
         let refusals = match letter.source {
             Source::Announcements => refusals(&letter.headers).saturating_add(1),
             Source::Lane(_) | Source::Returns(_) | Source::Rescue | Source::Isolation => 1,
         };
-        let park = |refused: &Message| self.park(refused, refusals);
-        begun.decided(messages.clone());
+        // Only now: what is announced again waits anew.
+        let now = self.clock.now();
+        let going = self.delays.going(messages.iter_mut().filter_map(|message| hop::stamp(message, now)));
+        let parked = Mutex::new(Vec::new());
+        let park = |refused: &Message| {
+            let mut message = self.park(refused, refusals)?;
+            let going = self.delays.going(hop::stamp(&mut message, self.clock.now()));
+            parked.lock().unwrap_or_else(PoisonError::into_inner).push(going);
+            Some(message)
+        };
         let announcing = spans::announce(messages.as_slice().len());
         let announced = publisher.announce(unsettled, messages, park).instrument(announcing).await?;
-        announced.settle().instrument(spans::settle(queue)).await?;
-        begun.settled();
-        Ok(())
+        for going in parked.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().chain([going]) {
+            going.arrived();
+        }
+        Ok(announced)
     }
 
     /// What becomes of an event that the broker refused: it waits, longer each time, and is announced again. The
@@ -230,21 +286,31 @@ impl Worker {
         }
         let Planned { history, plan } =
             spans::plan().in_scope(|| plan(intent, &history, &self.policy, now, self.dice.roll()));
-        match plan {
+        let decided = match plan {
             Plan::Call(call) => self.call(intent, &history, call, of).await,
             Plan::Inquire(inquiry) => self.inquire(intent, &history, inquiry, of).await,
-            Plan::Decide(decision) => *decision,
+            Plan::Decide(decision) => Ok(*decision),
+        };
+        decided.unwrap_or_else(|hindrance| self.wait(&history, hindrance))
+    }
+
+    fn wait(&self, history: &History, hindrance: Hindrance) -> Decision {
+        let moment = self.moment(self.clock.now());
+        match hindrance {
+            Hindrance::LockedOut { until, last } => wait_locked_out(history, last, until, moment),
+            Hindrance::Waits { until, why } => wait_untried(history, until, why, moment),
         }
     }
 
-    async fn call(&self, intent: &CancelIntent, history: &History, call: Call, of: &Teller<'_>) -> Decision {
-        let begun_at = self.clock.now();
-        match self.doors.pass(intent.kind(), &intent.merchant, begun_at, self.probe_max()) {
-            Pass::Open | Pass::Probe => {}
-            Pass::Wait { until, last } => {
-                return wait_locked_out(history, last, until, self.moment(begun_at));
-            }
-        }
+    async fn call(
+        &self,
+        intent: &CancelIntent,
+        history: &History,
+        call: Call,
+        of: &Teller<'_>,
+    ) -> Result<Decision, Hindrance> {
+        let mut entered = self.lanes.enter(intent).await?;
+        let history = &survived(history);
         let attempt = history.attempts.saturating_add(1);
         let path = call_path(intent.kind());
         let span = spans::call(of.kind, self.gateway.host(intent.kind().api()), path, attempt);
@@ -260,15 +326,9 @@ impl Worker {
             None => spans::unanswered(&span, verdict.name()),
         }
         events::called(of.of(), path, attempt, last.http_status, verdict.name(), begun.elapsed());
-        let moment = (now, &self.policy.tiers, self.dice.roll());
-        let api = intent.kind().api().as_str();
-        match self.doors.hear(intent.kind(), &intent.merchant, &verdict, &last, moment) {
-            Change::None => {}
-            Change::Shut => events::locked_out(api, of.merchant, last.http_status),
-            Change::Opened(after) => events::let_in(api, of.merchant, after),
-        }
+        entered.hear(&reply, &verdict, &last);
         let verdict = self.look_after_success(intent, verdict, of).await;
-        if intent.kind() == Kind::AsyncCancel && matches!(verdict, Verdict::Done(_) | Verdict::Ordered(_)) {
+        if is_remembered(intent.kind(), &verdict) {
             self.ordered.remember(intent.id, now);
         }
         let called = match &call.order {
@@ -278,7 +338,8 @@ impl Worker {
             | Order::TransactionCancel { .. }
             | Order::ApmProvisionCancel { .. } => Vec::new(),
         };
-        spans::decide().in_scope(|| decide_verdict(intent, history, &called, verdict, last, self.moment(now)))
+        let decide = || decide_verdict(intent, history, &called, verdict, last, self.moment(now));
+        Ok(spans::decide().in_scope(decide))
     }
 
     async fn inquire(
@@ -287,11 +348,14 @@ impl Worker {
         history: &History,
         inquiry: Inquiry,
         of: &Teller<'_>,
-    ) -> Decision {
+    ) -> Result<Decision, Hindrance> {
+        let _place = self.lanes.look(intent, &inquiry).await?;
+        let history = &survived(history);
         let asked_at = self.clock.now();
         let findings = self.look(intent, &inquiry, history.asked.saturating_add(1), of).await;
         let now = self.clock.now();
-        spans::decide().in_scope(|| decide_findings(intent, history, findings, asked_at, self.moment(now)))
+        let decide = || decide_findings(intent, history, findings, asked_at, self.moment(now));
+        Ok(spans::decide().in_scope(decide))
     }
 
     async fn look(&self, intent: &CancelIntent, inquiry: &Inquiry, asked: u32, of: &Teller<'_>) -> Findings {
@@ -334,22 +398,16 @@ impl Worker {
             Source::Returns(_) | Source::Isolation => {
                 let history =
                     history::decode(&letter.headers, items_len).unwrap_or_else(|| in_doubt(&fresh, now, now));
-                // A step that ends in its ack has taken nobody down.
-                History { strikes: 0, ..doubted_when_read(intent, &history, &self.policy) }
+                doubted_when_read(intent, &history, &self.policy)
             }
         };
         match self.ordered.called_at(intent.id) {
-            // A copy of an intent that this process has ordered: it is settled, never ordered again.
+            // A copy of an intent that this process has ordered: it is settled, never called for again.
             Some(called_at) if history.phase == Phase::Call && history.attempts == 0 => {
                 in_doubt(&history, called_at, now)
             }
             Some(_) | None => history,
         }
-    }
-
-    /// A letter that finds out whether a door is open again is given up on after this.
-    fn probe_max(&self) -> Duration {
-        self.policy.call_timeout.saturating_mul(2)
     }
 
     fn moment(&self, now: Timestamp) -> Moment<'_> {
@@ -465,6 +523,22 @@ fn shown(findings: &Findings) -> String {
     }
 }
 
+/// Whether copies of an intent are settled by asking from now on. Nothing but the call itself tells whether a provision
+/// is cancelled, so asking about its copies would be calling.
+fn is_remembered(kind: Kind, verdict: &Verdict) -> bool {
+    let is_ordered = match verdict {
+        Verdict::Done(_) | Verdict::Ordered(_) | Verdict::OrderedBatch(..) => true,
+        Verdict::Refused(_)
+        | Verdict::RefusedByState(_)
+        | Verdict::NeverSent
+        | Verdict::Busy(_)
+        | Verdict::InDoubt
+        | Verdict::LockedOut
+        | Verdict::NotConfigured => false,
+    };
+    is_ordered && kind != Kind::ApmProvisionCancel
+}
+
 /// The kind whose lane a letter came through.
 fn lane_of(letter: &Letter) -> Kind {
     match letter.source {
@@ -476,6 +550,34 @@ fn lane_of(letter: &Letter) -> Kind {
     }
 }
 
+/// The longest that a letter is in hand, from its delivery to its ack. A broker that waits less long for an ack takes
+/// the letter back while its story is still being told.
+///
+/// It is the sum of what a delivery may have to wait for, one after the other, each at its own deadline:
+///
+/// - the permit of a story that outlived its generation, and is still speaking to the gateway;
+/// - room at the API, for that story and for its own;
+/// - its own time with the gateway: the longer of a look, and of a call with the look after its success;
+/// - the confirm of what is announced, and where that is refused, the confirm of its parking;
+/// - the ack, held back while its lane is about to be paused, and its way to the socket.
+pub fn handling_max(config: &crate::config::Config, timeouts: &amqp::Timeouts) -> Duration {
+    let call_timeout = config.policy.call_timeout;
+    let with_gateway = config.lanes.keys().map(|kind| {
+        // Of a physical payment two things are read, each within a deadline of its own.
+        let look = match kind {
+            Kind::AsyncCancel | Kind::SyncCancelRollback => call_timeout.saturating_mul(2),
+            Kind::TransactionCancel | Kind::ApmProvisionCancel | Kind::BatchCancel => call_timeout,
+        };
+        let after = if config.policy.after_success.contains(kind) { look } else { Duration::ZERO };
+        look.max(call_timeout.saturating_add(after))
+    });
+    let with_gateway = with_gateway.max().unwrap_or(call_timeout);
+    let announcing = timeouts.confirm.saturating_mul(2);
+    let two_stories = with_gateway.saturating_add(ROOM_WAIT_MAX).saturating_mul(2);
+    let acking = amqp::ACK_HELD_MAX.saturating_add(timeouts.step);
+    two_stories.saturating_add(announcing).saturating_add(acking)
+}
+
 /// Takes deliveries and tells their stories until `stop`, over as many generations of the connection as it takes.
 pub async fn run(
     worker: Arc<Worker>,
@@ -484,8 +586,12 @@ pub async fn run(
     grace: Duration,
 ) -> Stopped {
     let dice = worker.dice.clone();
+    let lanes = Arc::clone(&worker);
     let mut telling = Telling { worker, topology: settings.topology(), stories: JoinSet::new() };
-    let stopped = amqp::run_generations(settings, &dice, stop, grace, &mut telling).await;
+    let stopped = tokio::select! {
+        stopped = amqp::run_generations(settings, &dice, stop, grace, &mut telling) => stopped,
+        never = lanes.lanes.keep(stop, |lane, take| settings.take(lane, take)) => match never {},
+    };
     // What is left is unacked, therefore safe.
     telling.stories.shutdown().await;
     stopped
@@ -502,6 +608,13 @@ impl amqp::Stories for &mut Telling<'_> {
     fn begin(&mut self, delivery: Delivery, publisher: &Publisher) {
         reap(&mut self.stories);
         let letter = &delivery.letter;
+        if let Some(hop) = hop::read(letter) {
+            match letter.redelivered {
+                Redelivered::No => drop(self.worker.delays.back(&hop, self.worker.clock.now())),
+                // It was on time, or late, when it was handed out first.
+                Redelivered::Yes => self.worker.delays.back_again(&hop),
+            }
+        }
         let queue = self.topology.queue_of(letter.source);
         let span = spans::delivery(letter.source, &queue, letter.redelivered, letter.body.len());
         carrier::continue_trace(&span, &letter.headers);
@@ -522,10 +635,83 @@ impl amqp::Stories for &mut Telling<'_> {
     fn not_begun(&mut self, letter: &Letter) {
         self.worker.letters.note_untouched(letter);
     }
+
+    fn watched(&self) -> Vec<String> {
+        let tiers = self.worker.policy.tiers.as_slice().iter();
+        let delays = tiers.map(|tier| self.topology.exchange_of(&Address::Delay(tier.clone())));
+        delays.chain(ways_back().map(|(_, source)| self.topology.queue_of(source))).collect()
+    }
+
+    fn looked(&mut self, depths: Vec<(String, amqp::Depth)>) {
+        let depth_of =
+            |queue: String| depths.iter().find(|(name, _)| *name == queue).map(|(_, depth)| *depth);
+        let waiting = |tier: &Tier| {
+            let depth = depth_of(self.topology.exchange_of(&Address::Delay(tier.clone())))?;
+            Some((tier.name.clone(), depth.ready))
+        };
+        let arrived = |(way_back, source)| {
+            let amqp::Depth { ready, consumers } = depth_of(self.topology.queue_of(source))?;
+            Some((way_back, Arrived { ready, consumers }))
+        };
+        let seen = Seen {
+            waiting: self.worker.policy.tiers.as_slice().iter().filter_map(waiting).collect(),
+            arrived: ways_back().filter_map(arrived).collect(),
+        };
+        for news in self.worker.delays.looked(&seen, self.worker.clock.now()) {
+            match news {
+                News::Late { tier, lateness, letters } => events::delay_late(&tier, lateness, letters),
+                News::Stuck { tier, overdue, letters } => events::delay_stuck(&tier, overdue, letters),
+                News::OnTimeAgain { tier, after } => events::delay_on_time_again(&tier, after),
+            }
+        }
+    }
+}
+
+/// Every end of a wait, and what its deliveries come from.
+fn ways_back() -> impl Iterator<Item = (WayBack, Source)> {
+    let returns = Kind::ALL.into_iter().map(|kind| (WayBack::Returns(kind), Source::Returns(kind)));
+    returns.chain([(WayBack::Announcements, Source::Announcements)])
 }
 
 /// Lets go of the stories that have ended, so that none is kept longer than it lasts. A panic is our own bug: it
 /// was told where it happened, it ended one story, and its neighbours go on.
 fn reap(stories: &mut JoinSet<()>) {
     while stories.try_join_next().is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: &[(&str, &str)]) -> crate::config::Config {
+        let least = [
+            ("CANCEL_WORKER__AMQP__URL", "amqp://localhost"),
+            ("CANCEL_WORKER__GATEWAY__PHYSICAL_URL", "https://physical.example"),
+            ("CANCEL_WORKER__GATEWAY__PRIVATE_URL", "https://private.example"),
+            ("CANCEL_WORKER__MERCHANTS__DEFAULT__PRIVATE_KEY", "key"),
+            ("CANCEL_WORKER__MERCHANTS__DEFAULT__PRIVATE_CLIENT", "client"),
+        ];
+        let env = least.iter().chain(more).copied();
+        crate::config::load(None, env, Some("test")).expect("right")
+    }
+
+    fn check(more: &[(&str, &str)], expected_s: u64) {
+        let longest = handling_max(&config(more), &amqp::Timeouts::default());
+        assert_eq!(longest, Duration::from_secs(expected_s), "{more:?}");
+    }
+
+    #[test]
+    fn a_letter_is_in_hand_as_long_as_all_its_deadlines_together() {
+        let kinds = "CANCEL_WORKER__LANES__KINDS";
+        let after = "CANCEL_WORKER__INQUIRY__AFTER_SUCCESS";
+        let call_timeout = ("CANCEL_WORKER__GATEWAY__CALL_TIMEOUT", "10s");
+        // A look in two reads, and before it somebody else's, both after a wait for room; two confirms; an ack.
+        check(&[(kinds, "async_cancel")], 2 * (5 + 60) + 60 + 5 + 10);
+        check(&[(kinds, "async_cancel"), (after, "async_cancel")], 2 * (5 + 90) + 60 + 5 + 10);
+        check(&[(kinds, "transaction_cancel")], 2 * (5 + 30) + 60 + 5 + 10);
+        check(&[(kinds, "transaction_cancel"), (after, "transaction_cancel")], 2 * (5 + 60) + 60 + 5 + 10);
+        check(&[(kinds, "transaction_cancel"), call_timeout], 2 * (5 + 10) + 60 + 5 + 10);
+        // The slowest kind that is served counts.
+        check(&[(kinds, "transaction_cancel,async_cancel")], 2 * (5 + 60) + 60 + 5 + 10);
+    }
 }

@@ -164,6 +164,7 @@ async fn the_help_of_every_command_says_what_it_does() {
         (&["topology", "print"], "connects to nothing"),
         (&["topology", "apply"], "nothing is ever deleted"),
         (&["topology", "verify"], "changes nothing, and exits with 69 if there is anything"),
+        (&["topology", "diff"], "exits with 0 whatever it finds"),
         (&["publish"], "All lines are checked before the first is published"),
         (&["outcomes"], "so it never stands in for a ledger"),
         (&["simulate"], "POST /control/payments"),
@@ -334,7 +335,13 @@ async fn the_topology_is_printed_though_nobody_says_where_a_broker_is() {
 
 #[tokio::test]
 async fn commands_that_need_a_broker_ask_which() {
-    for command in [&["publish"][..], &["outcomes"], &["topology", "apply"], &["topology", "verify"]] {
+    for command in [
+        &["publish"][..],
+        &["outcomes"],
+        &["topology", "apply"],
+        &["topology", "verify"],
+        &["topology", "diff"],
+    ] {
         let ended = run(command).await;
         assert_eq!(ended.code, Some(INPUT), "{command:?}");
         assert!(ended.stderr.contains("--url") && ended.stderr.contains("AMQP_URL"), "{}", ended.stderr);
@@ -363,6 +370,7 @@ async fn without_a_broker_a_command_says_so_soon_and_ends_with_69() {
         &["outcomes", "--url", &url],
         &["topology", "apply", "--url", &url],
         &["topology", "verify", "--url", &url],
+        &["topology", "diff", "--url", &url],
         &["check", "--broker", "--config", &path],
     ] {
         let ended = run_with(arguments, &[], &intent("async_cancel")).await;
@@ -390,6 +398,14 @@ async fn an_address_that_is_none_is_not_repeated() {
     let ended = run_with(&["publish", "--url", &url], &[], &intent("async_cancel")).await;
     assert_eq!(ended.code, Some(INPUT));
     assert!(ended.stderr.contains("amqp[s]://"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_management_address_that_is_none_is_not_repeated() {
+    let url = format!("amqp://{CANARY}:{CANARY}@localhost");
+    let ended = run(&["topology", "diff", "--url", &nobody(), "--management-url", &url]).await;
+    assert_eq!(ended.code, Some(INPUT));
+    assert!(ended.stderr.contains("http[s]://"), "{}", ended.stderr);
 }
 
 #[tokio::test]

@@ -4,35 +4,26 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use lapin::Consumer;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, Consumer};
 use uuid::Uuid;
 
 use super::connect::{Broker, Error, short, within};
 use super::consumer;
 use super::declare;
 use super::generation::{Fault, Role};
+use super::link::Link;
 use super::topology::{QueueKind, Topology};
 use crate::wire::envelope::Headers;
 
 /// How many messages a tail holds at once.
 const TAIL_PREFETCH: u16 = 100;
 
-/// How many messages are ready in a queue, by its full name; over a connection of its own.
-///
-/// # Errors
-/// When the queue is not there, or the broker cannot be asked.
-pub async fn queue_depth(broker: &Broker, queue: &str) -> Result<u32, Error> {
-    let depths = queue_depths(broker, &[queue]).await?;
-    // One queue has one depth.
-    Ok(depths.into_iter().sum())
-}
-
-/// The same of several queues, in their order, over one connection.
+/// How many messages are ready in these queues, by their full names, in their order; over a connection of its own.
 ///
 /// # Errors
 /// When one of the queues is not there, or the broker cannot be asked.
@@ -95,7 +86,7 @@ pub struct Passing {
 /// What passes by at an exchange, from now on: a queue of our own, which goes when we go.
 pub struct Tail {
     broker: Broker,
-    connection: Connection,
+    connection: Link,
     stream: Pin<Box<Consumer>>,
 }
 

@@ -30,10 +30,11 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::connect::Timeouts;
 use super::generation::{Ended, Fault, Generation, Interrupted};
 
 /// How many groups wait for their turn; more wait at the door.
@@ -53,7 +54,7 @@ pub(super) struct Outgoing {
 
 /// Every message of a group has been confirmed by the broker, and none was returned. Made here and nowhere else.
 #[derive(Debug)]
-pub(super) struct Confirmed(());
+pub struct Confirmed(());
 
 /// A group that was not confirmed as a whole.
 #[derive(Debug)]
@@ -81,14 +82,15 @@ impl Confirms {
     /// Starts the task that owns `channel`, which must be in confirm mode and in nobody else's hands.
     pub(super) fn start(
         channel: Channel,
-        confirm_timeout: Duration,
+        timeouts: Timeouts,
         generation: Generation,
         tasks: &mut JoinSet<()>,
     ) -> Confirms {
         let (groups, queue) = mpsc::channel(QUEUED_GROUPS_MAX);
         let pipeline = Pipeline {
             channel,
-            confirm_timeout,
+            confirm_timeout: timeouts.confirm,
+            blocked_max: timeouts.blocked,
             in_flight: FuturesUnordered::new(),
             woken: Arc::new(Woken::default()),
             groups: HashMap::new(),
@@ -101,15 +103,24 @@ impl Confirms {
         Confirms { groups, generation }
     }
 
-    /// Publishes a group and waits for the confirms of all of it.
+    /// Publishes a group and waits for the confirms of all of it, as long as the generation lasts.
     pub(super) async fn confirm(&self, messages: Vec<Outgoing>) -> Result<Confirmed, Unconfirmed> {
         let (reply, answer) = oneshot::channel();
-        let interrupted = || Unconfirmed::Interrupted(self.generation.interrupted());
-        self.groups.send(Group { messages, reply }).await.map_err(|_| interrupted())?;
-        match answer.await {
-            Ok(Ok(confirmed)) => Ok(confirmed),
-            Ok(Err(refused)) => Err(Unconfirmed::Refused(refused)),
-            Err(_) => Err(interrupted()),
+        let answered = async {
+            self.groups.send(Group { messages, reply }).await.ok()?;
+            answer.await.ok()
+        };
+        // That the reply is dropped is not enough: a group that comes in at the very moment in which the pipeline goes
+        // is kept by the channel between us, with its reply, for as long as there are publishers.
+        let answer = tokio::select! {
+            biased;
+            answer = answered => answer,
+            _ = self.generation.ended() => None,
+        };
+        match answer {
+            Some(Ok(confirmed)) => Ok(confirmed),
+            Some(Err(refused)) => Err(Unconfirmed::Refused(refused)),
+            None => Err(Unconfirmed::Interrupted(self.generation.interrupted())),
         }
     }
 }
@@ -118,16 +129,37 @@ impl Confirms {
 struct Pipeline {
     channel: Channel,
     confirm_timeout: Duration,
+    blocked_max: Duration,
     in_flight: FuturesUnordered<BoxFuture<'static, Answer>>,
     woken: Arc<Woken>,
     groups: HashMap<u64, Open>,
     /// What has not been answered yet, by number, and when it was sent. Every deadline is equally long, so the
     /// first one passes first.
-    sent: BTreeMap<u64, Instant>,
+    sent: BTreeMap<u64, Sent>,
     /// What was confirmed together with a nack, until everything below a number has been answered.
     held: VecDeque<Held>,
     next_group: u64,
     next_number: u64,
+}
+
+/// When a message was sent, and when the clock of its deadline began: later, by the time that an alarm has taken.
+struct Sent {
+    at: Instant,
+    clock_from: Instant,
+}
+
+impl Sent {
+    fn now() -> Sent {
+        let now = Instant::now();
+        Sent { at: now, clock_from: now }
+    }
+
+    /// An alarm, and while it lasted the clock stood still; but however many follow each other, no message waits
+    /// for them longer than for one.
+    fn forgive(&mut self, blocked_since: Instant, blocked_max: Duration) {
+        let blocked = blocked_since.max(self.clock_from).elapsed();
+        self.clock_from = (self.clock_from + blocked).min(self.at + blocked_max);
+    }
 }
 
 /// A group of which something is still unknown.
@@ -157,7 +189,7 @@ impl Pipeline {
         let ended = tokio::select! {
             biased;
             _ = generation.ended() => return,
-            ended = self.pipeline(&mut queue) => ended,
+            ended = self.pipeline(&mut queue, generation.blocked()) => ended,
         };
         // Before the replies are dropped with `self`: who waits for them asks why.
         if let Err(why) = ended {
@@ -166,14 +198,32 @@ impl Pipeline {
     }
 
     /// Publishes what comes and answers it, until nobody is left to ask or something ends the generation.
-    async fn pipeline(&mut self, queue: &mut mpsc::Receiver<Group>) -> Result<(), Ended> {
+    ///
+    /// While the broker says that an alarm blocks us, no deadline passes: nobody answers what nobody reads. How long
+    /// that may last is bounded by who watches the connection.
+    async fn pipeline(
+        &mut self,
+        queue: &mut mpsc::Receiver<Group>,
+        mut blocked: watch::Receiver<Option<Instant>>,
+    ) -> Result<(), Ended> {
         let mut open = true;
+        let mut blocked_since = *blocked.borrow_and_update();
         while open || !self.in_flight.is_empty() {
             let room = open && self.in_flight.len() < IN_FLIGHT_MESSAGES_MAX;
-            let deadline = self.sent.first_key_value().map(|(_, sent)| *sent + self.confirm_timeout);
+            let deadline = match blocked_since {
+                Some(_) => None,
+                None => self.sent.first_key_value().map(|(_, sent)| sent.clock_from + self.confirm_timeout),
+            };
             tokio::select! {
                 biased;
                 answers = Collect(&mut self.in_flight, &self.woken) => self.digest(answers)?,
+                Ok(()) = blocked.changed() => {
+                    let now_blocked_since = *blocked.borrow_and_update();
+                    if let (Some(since), None) = (blocked_since, now_blocked_since) {
+                        self.sent.values_mut().for_each(|sent| sent.forgive(since, self.blocked_max));
+                    }
+                    blocked_since = now_blocked_since;
+                }
                 () = sleep_until(deadline) => return Err(Ended::Unconfirmed { after: self.confirm_timeout }),
                 group = queue.recv(), if room => match group {
                     Some(group) => self.publish(group),
@@ -192,7 +242,7 @@ impl Pipeline {
         for (index, message) in messages.into_iter().enumerate() {
             let number = self.next_number;
             self.next_number += 1;
-            self.sent.insert(number, Instant::now());
+            self.sent.insert(number, Sent::now());
             let channel = self.channel.clone();
             self.in_flight.push(Box::pin(async move {
                 let Outgoing { exchange, routing_key, properties, body } = message;
@@ -361,6 +411,41 @@ mod tests {
         });
         let woken = Arc::new(Woken::default());
         assert_eq!(Collect(&mut yielding, &woken).await, [2, 4, 6]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_of_a_deadline_stands_still_during_an_alarm_but_not_for_ever() {
+        let second = Duration::from_secs(1);
+        let mut sent = Sent::now();
+        let begun = sent.at;
+        tokio::time::advance(second * 2).await;
+        let blocked_since = Instant::now();
+        tokio::time::advance(second * 5).await;
+        sent.forgive(blocked_since, second * 60);
+        assert_eq!(
+            sent.clock_from,
+            begun + second * 5,
+            "two seconds have passed before the alarm, and count"
+        );
+        for _ in 0..100 {
+            let blocked_since = Instant::now();
+            tokio::time::advance(second * 10).await;
+            sent.forgive(blocked_since, second * 60);
+        }
+        assert_eq!(sent.clock_from, begun + second * 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_confirm_longer_than_the_generation_lasts() {
+        // The group is in the channel, and nobody takes it out any more.
+        let (groups, _queue) = mpsc::channel(1);
+        let generation = Generation::new(1);
+        let confirms = Confirms { groups, generation: generation.clone() };
+        let confirming = tokio::spawn(async move { confirms.confirm(vec![]).await.is_err() });
+        tokio::task::yield_now().await;
+        generation.end(Ended::Closed);
+        let waited = tokio::time::timeout(Duration::from_secs(60), confirming).await;
+        assert!(waited.expect("it ends").expect("no panic"), "it is interrupted");
     }
 
     #[tokio::test]

@@ -2,23 +2,26 @@
 //! while the broker has an alarm, even a close can hang for ever.
 
 use std::fmt;
-use std::fs;
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
-use lapin::{Connect, Connection, ConnectionProperties, ErrorKind};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use super::generation::{Fault, Role};
+use super::link::Link;
+use super::preflight::Finding;
+use super::tls::{Tls, Trouble, is_hung_up};
 use crate::config::{Amqp, AmqpTls};
+use crate::management;
 
 /// The heartbeat where the address says nothing: a silent broker is noticed within two.
-const HEARTBEAT_S: u16 = 10;
+pub(super) const HEARTBEAT_S: u16 = 10;
 
 /// The largest frame of a publishing connection: the buffers of the client library are sized by it. The consuming
 /// connection keeps the default, since a letter with larger headers would kill it at every delivery.
@@ -33,8 +36,10 @@ pub struct Timeouts {
     pub step: Duration,
     /// The topology to be declared: many queues at once, when nothing is there yet.
     pub declare: Duration,
-    /// A publish to be confirmed.
+    /// A publish to be confirmed. The time stands still while the broker says that an alarm blocks us.
     pub confirm: Duration,
+    /// The broker's alarm to be over. Shorter than the 30 min after which a broker takes unacked letters back.
+    pub blocked: Duration,
     /// A connection to be closed.
     pub close: Duration,
 }
@@ -46,6 +51,7 @@ impl Default for Timeouts {
             step: Duration::from_secs(10),
             declare: Duration::from_secs(60),
             confirm: Duration::from_secs(30),
+            blocked: Duration::from_secs(15 * 60),
             close: Duration::from_secs(5),
         }
     }
@@ -72,12 +78,48 @@ pub enum SettingsError {
         #[source]
         source: std::io::Error,
     },
-    /// A file of `[amqp.tls]` is not what it should be.
-    #[error("amqp.tls.{key}: the file is not text in PEM form")]
-    NotPem {
+    /// A file of `[amqp.tls]` holds no certificate.
+    #[error("amqp.tls.{key}: there is no certificate in the file (PEM, `BEGIN CERTIFICATE`)")]
+    NoCertificate {
         /// Which one.
         key: &'static str,
     },
+    /// A file of `[amqp.tls]` holds a certificate that is none.
+    #[error("amqp.tls.{key}: certificate {number} in the file cannot be read as one")]
+    BadCertificate {
+        /// Which file.
+        key: &'static str,
+        /// Which of its certificates, counted from 1.
+        number: usize,
+    },
+    /// The file for the key holds none that can be used.
+    #[error(
+        "amqp.tls.client_key_file: there is no private key in the file that can be used (PEM, not encrypted)"
+    )]
+    NoPrivateKey,
+    /// The key is another certificate's.
+    #[error(
+        "amqp.tls.client_key_file: the key does not belong to the certificate in amqp.tls.client_cert_file"
+    )]
+    ForeignKey,
+    /// Nobody is trusted.
+    #[error("amqp.tls.ca_file: must name the broker's authority, since this machine knows none of its own")]
+    NoAuthorities {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Files for TLS, and an address without it. Whoever names them believes that nobody listens in.
+    #[error(
+        "amqp.url: address {number} begins with amqp://, which makes no use of [amqp.tls]: it must be amqps://"
+    )]
+    PlainAddress {
+        /// Which of the addresses, counted from 1.
+        number: usize,
+    },
+    /// The management API's address, or a file that its connections need.
+    #[error(transparent)]
+    Management(#[from] management::Error),
     /// A certificate without its key, or a key without its certificate.
     #[error("amqp.tls: client_cert_file and client_key_file are only of use together")]
     HalfIdentity,
@@ -103,16 +145,22 @@ pub enum Error {
         #[source]
         source: Fault,
     },
-    /// Something is there under one of our names, and it is not what it must be. The broker's text names it, and
-    /// the argument that differs.
-    #[error(
-        "the topology at the broker is not what it must be: {text}. Nothing was changed: `cancel-worker topology \
-         verify` lists all differences; what differs must be deleted (when empty) or the configuration be made to \
-         fit"
-    )]
-    Differs {
-        /// What the broker says.
-        text: String,
+    /// A connection did not come about, because of TLS or of its absence.
+    #[error("failed to {step}: {trouble}")]
+    Tls {
+        /// What was tried.
+        step: String,
+        /// What is wrong, and what mends it.
+        trouble: Trouble,
+        /// What was said.
+        #[source]
+        source: Fault,
+    },
+    /// The broker is not as it must be.
+    #[error("the broker does not fit: {}", sentences(.findings))]
+    Unfit {
+        /// All that is wrong.
+        findings: Vec<Finding>,
     },
     /// A name that AMQP cannot carry: more than 255 bytes.
     #[error("the name `{name}` is longer than 255 bytes")]
@@ -122,12 +170,17 @@ pub enum Error {
     },
 }
 
+fn sentences(findings: &[Finding]) -> String {
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// Where the broker is, and how to speak to it.
 #[derive(Clone)]
 pub struct Broker {
     name: String,
     endpoints: Vec<Endpoint>,
-    tls: OwnedTLSConfig,
+    /// Present where an address asks for it.
+    tls: Option<Tls>,
     pub(super) timeouts: Timeouts,
 }
 
@@ -174,11 +227,20 @@ impl Broker {
         if endpoints.is_empty() {
             return Err(SettingsError::NoUrl);
         }
-        Ok(Broker { name: name.to_owned(), endpoints, tls: tls(&amqp.tls)?, timeouts })
+        let plain = endpoints.iter().position(|endpoint| endpoint.0.scheme == AMQPScheme::AMQP);
+        let tls = match plain {
+            Some(at) if amqp.tls != AmqpTls::default() => {
+                return Err(SettingsError::PlainAddress { number: at + 1 });
+            }
+            // Not one of them asks for it: then no authorities need to be known.
+            Some(_) if endpoints.iter().all(|endpoint| endpoint.0.scheme == AMQPScheme::AMQP) => None,
+            Some(_) | None => Some(Tls::new(&amqp.tls)?),
+        };
+        Ok(Broker { name: name.to_owned(), endpoints, tls, timeouts })
     }
 
     /// Opens a connection at the first address that answers, beginning with number `first`. Says which one it was.
-    pub(super) async fn connect(&self, role: Role, first: usize) -> Result<(Connection, usize), Error> {
+    pub(super) async fn connect(&self, role: Role, first: usize) -> Result<(Link, usize), Error> {
         let mut failed = None;
         for turn in 0..self.endpoints.len() {
             let at = (first + turn) % self.endpoints.len();
@@ -192,7 +254,7 @@ impl Broker {
     }
 
     /// Opens a connection at one address.
-    pub(super) async fn connect_at(&self, role: Role, at: usize) -> Result<Connection, Error> {
+    pub(super) async fn connect_at(&self, role: Role, at: usize) -> Result<Link, Error> {
         let endpoint = &self.endpoints[at % self.endpoints.len()];
         let mut uri = endpoint.0.clone();
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
@@ -203,16 +265,52 @@ impl Broker {
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("cancel-worker {} {role}", self.name).into())
             .with_client_property("role".into(), role.to_string().into());
-        let connecting = async {
-            let runtime = lapin::runtime::default_runtime()?;
-            uri.connect_with_config(properties, self.tls.clone(), runtime).await
+        let tls = match uri.scheme {
+            AMQPScheme::AMQP => None,
+            AMQPScheme::AMQPS => self.tls.as_ref().map(|tls| &tls.connector),
         };
-        within(format!("connect to {endpoint}"), self.timeouts.connect, connecting).await
+        // Boxed: with its TLS handshake it is large, and everybody who connects would carry it along.
+        let connecting = Box::pin(Link::open(uri, properties, tls));
+        let connected = within(format!("connect to {endpoint}"), self.timeouts.connect, connecting).await;
+        match connected {
+            Err(Error::Failed { step, source }) => match self.trouble(endpoint, &source.0).await {
+                Some(trouble) => Err(Error::Tls { step, trouble, source }),
+                None => Err(Error::Failed { step, source }),
+            },
+            connected => connected,
+        }
+    }
+
+    /// What this failed connection has to do with TLS, if anything.
+    async fn trouble(&self, endpoint: &Endpoint, error: &lapin::Error) -> Option<Trouble> {
+        match (&endpoint.0.scheme, &self.tls) {
+            (AMQPScheme::AMQPS, Some(tls)) => tls.trouble(error),
+            (AMQPScheme::AMQPS, None) => None,
+            (AMQPScheme::AMQP, _) if is_no_amqp(error) => {
+                let authority = &endpoint.0.authority;
+                let asking = speaks_tls((&authority.host, authority.port));
+                match tokio::time::timeout(self.timeouts.connect, asking).await {
+                    Ok(Ok(true)) => Some(Trouble::TlsThere),
+                    Ok(Ok(false) | Err(_)) | Err(_) => None,
+                }
+            }
+            (AMQPScheme::AMQP, _) => None,
+        }
+    }
+
+    /// How many addresses there are: at least one.
+    pub(super) fn addresses_len(&self) -> usize {
+        self.endpoints.len()
     }
 
     /// The address with this number, as people may see it.
     pub(super) fn shown(&self, at: usize) -> String {
         self.endpoints[at % self.endpoints.len()].to_string()
+    }
+
+    /// The virtual host of the address with this number.
+    pub(super) fn vhost(&self, at: usize) -> &str {
+        &self.endpoints[at % self.endpoints.len()].0.vhost
     }
 
     /// Closes a connection. That it cannot be closed is no failure: the broker notices by itself.
@@ -236,28 +334,36 @@ impl Endpoint {
     }
 }
 
-fn tls(files: &AmqpTls) -> Result<OwnedTLSConfig, SettingsError> {
-    let cert_chain = match &files.ca_file {
-        Some(path) => {
-            let pem = read("ca_file", path)?;
-            Some(String::from_utf8(pem).map_err(|_| SettingsError::NotPem { key: "ca_file" })?)
-        }
-        None => None,
-    };
-    let identity = match (&files.client_cert_file, &files.client_key_file) {
-        (Some(cert), Some(key)) => Some(identity(cert, key)?),
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => return Err(SettingsError::HalfIdentity),
-    };
-    Ok(OwnedTLSConfig { identity, cert_chain })
+/// Whether what came back to a greeting in plain AMQP was none.
+fn is_no_amqp(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ParsingError(_) => true,
+        ErrorKind::IOError(error) => is_hung_up(error),
+        ErrorKind::ChannelsLimitReached
+        | ErrorKind::InvalidProtocolVersion(_)
+        | ErrorKind::InvalidChannel(_)
+        | ErrorKind::InvalidChannelState(..)
+        | ErrorKind::InvalidConnectionState(_)
+        | ErrorKind::RuntimeShutdownError(_)
+        | ErrorKind::ProtocolError(_)
+        | ErrorKind::SerialisationError(_)
+        | ErrorKind::AuthProviderError(_)
+        | ErrorKind::FutureCompleted
+        | ErrorKind::NoDefaultRuntime
+        | ErrorKind::MissingHeartbeatError => false,
+        // The client library's enum, and it grows.
+        _ => false,
+    }
 }
 
-fn identity(cert: &Path, key: &Path) -> Result<OwnedIdentity, SettingsError> {
-    Ok(OwnedIdentity::PKCS8 { pem: read("client_cert_file", cert)?, key: read("client_key_file", key)? })
-}
-
-fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, SettingsError> {
-    fs::read(path).map_err(|source| SettingsError::File { key, source })
+/// Whether somebody who is greeted in plain AMQP answers with an alert of TLS. The client library keeps to itself what
+/// it could not read, so we greet once more.
+async fn speaks_tls(address: (&str, u16)) -> std::io::Result<bool> {
+    const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
+    const ALERT: u8 = 21;
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(GREETING).await?;
+    Ok(stream.read_u8().await? == ALERT)
 }
 
 /// Waits for the broker, but not for ever.
@@ -279,6 +385,13 @@ pub(super) fn short(name: &str) -> Result<ShortString, Error> {
 }
 
 impl Error {
+    /// Whether the broker has something against what was asked. What was asked a moment later on the same channel hears
+    /// nothing but that the channel is closed.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Error::Failed { source, .. } = self else { return false };
+        matches!(source.0.kind(), ErrorKind::ProtocolError(_) | ErrorKind::InvalidChannelState(..))
+    }
+
     /// What the broker itself said, with AMQP's number for it: 404 not found, 406 differs, 403 not allowed.
     pub(super) fn said(&self) -> Option<(u16, String)> {
         let Error::Failed { source, .. } = self else { return None };
@@ -331,6 +444,14 @@ mod tests {
     fn an_ipv6_address_is_not_taken_for_localhost() {
         let broker = broker(&["amqp://[::1]:5672/%2f"]).expect("fine");
         assert_eq!(broker.to_string(), "::1:5672 (virtual host /)");
+    }
+
+    #[test]
+    fn files_for_tls_and_an_address_without_it_are_a_mistake() {
+        let mut amqp = amqp(&["amqps://one", "amqp://two"]);
+        amqp.tls.ca_file = Some(PathBuf::from("ca.pem"));
+        let error = Broker::new(&amqp, "test", Timeouts::default()).expect_err("half of it is plain");
+        assert!(matches!(error, SettingsError::PlainAddress { number: 2 }), "{error}");
     }
 
     #[test]

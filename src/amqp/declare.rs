@@ -1,7 +1,5 @@
-//! Brings the topology to the broker, and looks whether it is there. Nothing is ever changed or deleted in place:
-//! what differs is named.
+//! Brings the topology to the broker, and asks whether it is there. Nothing is ever changed or deleted in place.
 
-use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -16,86 +14,15 @@ use super::connect::{Broker, Error, short, within};
 use super::generation::Role;
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
 
-/// AMQP's numbers for what can be wrong with a declaration.
-pub(super) const NOT_ALLOWED: u16 = 403;
-const NOT_FOUND: u16 = 404;
-const DIFFERS: u16 = 406;
+pub use super::preflight::apply;
 
-/// Something about the topology at the broker that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// It is not there.
-    Missing {
-        /// `queue` or `exchange`.
-        what: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// It is there, and it is different.
-    Differs {
-        /// `queue` or `exchange`.
-        what: &'static str,
-        /// Its name.
-        name: String,
-        /// What the broker says; names the argument.
-        text: String,
-    },
-    /// A worker must be able to do this, and we may not.
-    NotPermitted {
-        /// What may not be done, up to the name.
-        doing: &'static str,
-        /// The name of the queue or exchange.
-        name: String,
-        /// What the broker says.
-        text: String,
-    },
-    /// It is there, but we are not allowed to ask for its arguments.
-    NotAllowed {
-        /// `queue` or `exchange`.
-        what: &'static str,
-        /// Its name.
-        name: String,
-        /// What the broker says.
-        text: String,
-    },
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Finding::Missing { what, name } => write!(f, "{what} `{name}` is missing"),
-            Finding::NotPermitted { doing, name, text } => {
-                write!(f, "no permission to {doing} `{name}`: {text}")
-            }
-            Finding::Differs { what, name, text } => write!(f, "{what} `{name}` differs: {text}"),
-            Finding::NotAllowed { what, name, text } => {
-                write!(f, "{what} `{name}` cannot be compared: {text}")
-            }
-        }
-    }
-}
-
-/// Declares what is missing. What is there stays as it is.
-///
-/// # Errors
-/// [`Error::Differs`] when something of one of our names is there and is not what it must be.
-pub async fn apply(broker: &Broker, topology: &Topology) -> Result<(), Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let applied = declare(broker, &connection, topology).await;
-    broker.close(&connection).await;
-    applied
-}
-
-/// Looks what is missing or different, and changes nothing. Bindings, policies and the consumer timeout are not
-/// among it: AMQP cannot read them.
-///
-/// # Errors
-/// When the broker cannot be asked.
-pub async fn verify(broker: &Broker, topology: &Topology) -> Result<Vec<Finding>, Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let findings = look(broker, &connection, topology).await;
-    broker.close(&connection).await;
-    findings
+/// What a look at a queue shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that wait for somebody to take them. Those in somebody's hand are not among them.
+    pub ready: u32,
+    /// Who takes from it.
+    pub consumers: u32,
 }
 
 /// Deletes every queue and exchange of the topology, with all that is in them. For tests and for cleaning up; `run`
@@ -127,7 +54,8 @@ pub async fn delete_queue(broker: &Broker, queue: &str) -> Result<(), Error> {
     deleted.map(|_| ())
 }
 
-/// Declares on a connection that is there: exchanges, then queues, then bindings, each lot at once.
+/// Declares on a connection that is there: exchanges, then queues, then bindings, each lot at once. It ends with the
+/// first thing that the broker has something against.
 pub(super) async fn declare(
     broker: &Broker,
     connection: &Connection,
@@ -151,50 +79,24 @@ pub(super) async fn declare(
                 within("close the channel of the topology", step, channel.close(200, "done".into())).await;
             Ok(())
         }
-        Ok(Err(error)) => match error.said() {
-            Some((DIFFERS, text)) => Err(Error::Differs { text }),
-            Some(_) | None => Err(error),
-        },
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Late { step: "declare the topology".to_owned(), after: limit }),
     }
 }
 
-async fn look(broker: &Broker, connection: &Connection, topology: &Topology) -> Result<Vec<Finding>, Error> {
+/// Asks whether every exchange and queue is there, all at once. It ends with the first that is not.
+pub(super) async fn all_are_there(
+    broker: &Broker,
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<(), Error> {
     let step = broker.timeouts.step;
-    let mut findings = Vec::new();
-    // A channel ends with the first thing that is wrong.
-    let mut channel = within("open a channel", step, connection.create_channel()).await?;
-    for exchange in topology.exchanges() {
-        let finding = match passive_exchange(&channel, exchange, step).await {
-            Ok(()) => declare_exchange(&channel, exchange, step).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = finding {
-            findings.push(finding_of("exchange", &exchange.name, error)?);
-            channel = within("open a channel", step, connection.create_channel()).await?;
-        }
-    }
-    for queue in topology.queues() {
-        let finding = match depth(&channel, &queue.name, step).await {
-            Ok(_) => declare_queue(&channel, queue, step).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = finding {
-            findings.push(finding_of("queue", &queue.name, error)?);
-            channel = within("open a channel", step, connection.create_channel()).await?;
-        }
-    }
-    Ok(findings)
-}
-
-fn finding_of(what: &'static str, name: &str, error: Error) -> Result<Finding, Error> {
-    let name = name.to_owned();
-    match error.said() {
-        Some((NOT_FOUND, _)) => Ok(Finding::Missing { what, name }),
-        Some((DIFFERS, text)) => Ok(Finding::Differs { what, name, text }),
-        Some((NOT_ALLOWED, text)) => Ok(Finding::NotAllowed { what, name, text }),
-        Some(_) | None => Err(error),
-    }
+    let channel = within("open a channel for the topology", step, connection.create_channel()).await?;
+    let looks = topology.exchanges().iter().map(|exchange| look_at_exchange(&channel, exchange, step));
+    try_join_all(looks).await?;
+    try_join_all(topology.queues().iter().map(|queue| depth(&channel, &queue.name, step))).await?;
+    let _ = within("close the channel of the topology", step, channel.close(200, "done".into())).await;
+    Ok(())
 }
 
 async fn delete(broker: &Broker, connection: &Connection, topology: &Topology) -> Result<(), Error> {
@@ -215,20 +117,38 @@ async fn delete(broker: &Broker, connection: &Connection, topology: &Topology) -
 
 /// How many messages are ready in a queue. Asks for no permission, and changes nothing.
 pub(super) async fn depth(channel: &Channel, queue: &str, step: Duration) -> Result<u32, Error> {
+    Ok(depth_and_consumers(channel, queue, step).await?.ready)
+}
+
+/// The same, and how many take from it.
+pub(super) async fn depth_and_consumers(
+    channel: &Channel,
+    queue: &str,
+    step: Duration,
+) -> Result<Depth, Error> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let asking = channel.queue_declare(short(queue)?, options, FieldTable::default());
     let found = within(format!("look at queue `{queue}`"), step, asking).await?;
-    Ok(found.message_count())
+    Ok(Depth { ready: found.message_count(), consumers: found.consumer_count() })
 }
 
-async fn passive_exchange(channel: &Channel, exchange: &Exchange, step: Duration) -> Result<(), Error> {
+/// Asks whether an exchange is there. Asks for no permission, and changes nothing.
+pub(super) async fn look_at_exchange(
+    channel: &Channel,
+    exchange: &Exchange,
+    step: Duration,
+) -> Result<(), Error> {
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
     let asking =
         channel.exchange_declare(short(&exchange.name)?, kind(exchange), options, FieldTable::default());
     within(format!("look at exchange `{}`", exchange.name), step, asking).await
 }
 
-async fn declare_exchange(channel: &Channel, exchange: &Exchange, step: Duration) -> Result<(), Error> {
+pub(super) async fn declare_exchange(
+    channel: &Channel,
+    exchange: &Exchange,
+    step: Duration,
+) -> Result<(), Error> {
     let options = ExchangeDeclareOptions {
         durable: true,
         internal: match exchange.publishers {
@@ -252,7 +172,7 @@ fn kind(exchange: &Exchange) -> lapin::ExchangeKind {
     }
 }
 
-async fn declare_queue(channel: &Channel, queue: &Queue, limit: Duration) -> Result<(), Error> {
+pub(super) async fn declare_queue(channel: &Channel, queue: &Queue, limit: Duration) -> Result<(), Error> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue.kind.as_str().into()));
@@ -267,7 +187,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue, limit: Duration) -> Res
     within(format!("declare queue `{}`", queue.name), limit, declaring).await.map(|_| ())
 }
 
-async fn bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
+pub(super) async fn bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
     let (source, key) = (short(&binding.source)?, short(&binding.key)?);
     match &binding.destination {
         Destination::Queue(name) => {

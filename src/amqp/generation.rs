@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// One generation of the connection. Cheap to clone; all clones are the same generation.
 #[derive(Clone)]
@@ -15,6 +16,8 @@ pub struct Generation(Arc<Inner>);
 struct Inner {
     number: u64,
     ended: watch::Sender<Option<Ended>>,
+    /// Since when an alarm of the broker blocks what we publish.
+    blocked: watch::Sender<Option<Instant>>,
     /// Deliveries that were let go of unsettled.
     given_back: AtomicUsize,
 }
@@ -25,6 +28,7 @@ impl Generation {
         Generation(Arc::new(Inner {
             number,
             ended: watch::Sender::new(None),
+            blocked: watch::Sender::new(None),
             given_back: AtomicUsize::new(0),
         }))
     }
@@ -42,6 +46,36 @@ impl Generation {
     /// How many of its deliveries were let go of unsettled.
     pub(super) fn given_back(&self) -> usize {
         self.0.given_back.load(Ordering::Relaxed)
+    }
+
+    /// The broker says that an alarm blocks the publishing connection.
+    pub(super) fn note_blocked(&self) {
+        self.0.blocked.send_if_modified(|since| {
+            let first = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            first
+        });
+    }
+
+    /// The broker says that the alarm is over.
+    pub(super) fn note_unblocked(&self) {
+        self.0.blocked.send_replace(None);
+    }
+
+    /// Since when an alarm of the broker blocks what we publish, and every change of that.
+    pub fn blocked(&self) -> watch::Receiver<Option<Instant>> {
+        self.0.blocked.subscribe()
+    }
+
+    /// Whether an alarm of the broker blocks what we publish: then nothing new is begun.
+    pub fn is_blocked(&self) -> bool {
+        self.0.blocked.borrow().is_some()
+    }
+
+    /// Waits until no alarm blocks what we publish.
+    pub(super) async fn unblocked(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.blocked().wait_for(Option::is_none).await;
     }
 
     /// Whether they are the same one.
@@ -70,6 +104,15 @@ impl Generation {
         let mut ended = self.0.ended.subscribe();
         // The sender lives in `self`, so waiting cannot fail; if it did, nobody would be left to build on it.
         ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()).unwrap_or(Ended::Closed)
+    }
+
+    /// What `work` gives, unless it ends before.
+    pub(super) async fn while_it_lasts<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            _ = self.ended() => None,
+            done = work => Some(done),
+        }
     }
 
     /// What to tell somebody whose work it interrupted.
@@ -114,6 +157,9 @@ pub enum Ended {
     /// We closed it.
     #[error("it was closed")]
     Closed,
+    /// The broker does not fit any more: somebody has set a policy, or taken a binding away.
+    #[error("the broker does not fit any more")]
+    Unfit,
     /// A connection broke, or the broker closed it.
     #[error("the {role} connection was lost")]
     ConnectionLost {
@@ -122,6 +168,19 @@ pub enum Ended {
         /// What was said, if anything was.
         #[source]
         source: Option<Fault>,
+    },
+    /// The broker did not answer on a connection that looks open, for most of two heartbeats: it hangs, or the
+    /// network swallows what is sent.
+    #[error("the broker is silent on the {role} connection")]
+    Silent {
+        /// Which one.
+        role: Role,
+    },
+    /// An alarm of the broker lasted for too long. What we hold is let go of before the broker takes it back.
+    #[error("an alarm of the broker has blocked the publish connection for {} s", after.as_secs_f32())]
+    Blocked {
+        /// The bound that has passed.
+        after: Duration,
     },
     /// The broker cancelled a consumer: its queue was deleted, or has lost its leader.
     #[error("the broker cancelled the consumer of queue `{queue}`")]

@@ -1,58 +1,81 @@
 //! May we do what a worker does? Asked of the broker without leaving a trace: what is published in a transaction and
 //! rolled back goes nowhere, and from a queue that is empty nothing is taken.
 
+use futures_util::{FutureExt, StreamExt, stream};
+use lapin::Connection;
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
-use lapin::{BasicProperties, Connection};
+use lapin::{BasicProperties, Channel};
 
 use super::connect::{Broker, Error, short, within};
-use super::declare::{Finding, NOT_ALLOWED, depth};
-use super::generation::Role;
-use super::topology::Topology;
+use super::declare::{depth, look_at_exchange};
+use super::preflight::{Finding, Object, Place};
+use super::topology::{Exchange, Topology};
+
+/// AMQP's number for what we may not do.
+pub(super) const NOT_ALLOWED: u16 = 403;
+
+/// So many questions are asked at the same time.
+const AT_ONCE: usize = 16;
+
+/// What is asked: each on a channel of its own, since a refusal ends it.
+enum Question {
+    PublishTo(Exchange),
+    ConsumeFrom(String),
+}
 
 /// Tells what a worker of this topology may not do. A queue that holds letters is not asked about: taking one out
-/// and giving it back would make it a suspect.
+/// and giving it back would make it a suspect. What is wrong for another reason than a permission is not told here.
 ///
 /// # Errors
 /// When the broker cannot be asked.
-pub async fn permissions(broker: &Broker, topology: &Topology) -> Result<Vec<Finding>, Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let findings = ask(broker, &connection, topology).await;
-    broker.close(&connection).await;
-    findings
-}
-
-async fn ask(broker: &Broker, connection: &Connection, topology: &Topology) -> Result<Vec<Finding>, Error> {
+pub(super) async fn ask(
+    broker: &Broker,
+    connection: &Connection,
+    topology: &Topology,
+    place: &Place,
+) -> Result<Vec<Finding>, Error> {
+    let published_to = topology.published_to();
+    let exchanges = topology.exchanges().iter().filter(|exchange| published_to.contains(&exchange.name));
+    let publishing = exchanges.cloned().map(Question::PublishTo);
+    let consuming = topology.consumed_from().into_iter().map(Question::ConsumeFrom);
+    let asking = publishing.chain(consuming).map(|question| put(broker, connection, question).boxed());
+    // A list first: nothing runs before it is polled, so it is only the order of the turns.
+    let asking: Vec<_> = asking.collect();
+    let mut answers = stream::iter(asking).buffered(AT_ONCE);
     let mut findings = Vec::new();
-    for exchange in topology.published_to() {
-        match publish_nothing(broker, connection, &exchange).await {
-            Ok(()) => {}
-            Err(error) => {
-                findings.push(not_permitted("publish to exchange", exchange, error)?);
-            }
+    while let Some((question, answer)) = answers.next().await {
+        let Err(error) = answer else { continue };
+        if !error.is_refusal() {
+            return Err(error);
         }
-    }
-    for queue in topology.consumed_from() {
-        match get_nothing(broker, connection, &queue).await {
-            Ok(()) => {}
-            Err(error) => {
-                findings.push(not_permitted("consume from queue", queue, error)?);
+        match (error.said(), question) {
+            // The channel may be closed before we have asked for the answer; then nothing is left of what was said. The
+            // exchange was there a moment ago, so it can only be the permission.
+            (Some((NOT_ALLOWED, _)) | None, Question::PublishTo(exchange)) => {
+                findings.push(place.not_permitted(Object::Exchange(exchange.name), "publish to"));
             }
+            (Some((NOT_ALLOWED, _)), Question::ConsumeFrom(queue)) => {
+                findings.push(place.not_permitted(Object::Queue(queue), "consume from"));
+            }
+            (_, Question::PublishTo(_) | Question::ConsumeFrom(_)) => {}
         }
     }
     Ok(findings)
 }
 
-fn not_permitted(doing: &'static str, name: String, error: Error) -> Result<Finding, Error> {
-    match error.said() {
-        Some((NOT_ALLOWED, text)) => Ok(Finding::NotPermitted { doing, name, text }),
-        Some(_) | None => Err(error),
-    }
+async fn put(broker: &Broker, connection: &Connection, question: Question) -> (Question, Result<(), Error>) {
+    let answer = match &question {
+        Question::PublishTo(exchange) => publish_nothing(broker, connection, exchange).await,
+        Question::ConsumeFrom(queue) => get_nothing(broker, connection, queue).await,
+    };
+    (question, answer)
 }
 
-/// Each has a channel of its own, since a refusal ends it.
-async fn publish_nothing(broker: &Broker, connection: &Connection, exchange: &str) -> Result<(), Error> {
+async fn publish_nothing(broker: &Broker, connection: &Connection, exchange: &Exchange) -> Result<(), Error> {
     let step = broker.timeouts.step;
     let channel = within("open a channel", step, connection.create_channel()).await?;
+    look_at_exchange(&channel, exchange, step).await?;
+    let exchange = &exchange.name;
     within("begin a transaction", step, channel.tx_select()).await?;
     let publishing = channel.basic_publish(
         short(exchange)?,
@@ -63,7 +86,7 @@ async fn publish_nothing(broker: &Broker, connection: &Connection, exchange: &st
     );
     within(format!("publish to exchange `{exchange}`"), step, publishing).await?;
     within(format!("publish to exchange `{exchange}`"), step, channel.tx_rollback()).await?;
-    within("close a channel", step, channel.close(200, short("done")?)).await
+    done_with(broker, &channel).await
 }
 
 async fn get_nothing(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
@@ -77,5 +100,9 @@ async fn get_nothing(broker: &Broker, connection: &Connection, queue: &str) -> R
             within("give a letter back", step, back).await?;
         }
     }
-    within("close a channel", step, channel.close(200, short("done")?)).await
+    done_with(broker, &channel).await
+}
+
+async fn done_with(broker: &Broker, channel: &Channel) -> Result<(), Error> {
+    within("close a channel", broker.timeouts.step, channel.close(200, short("done")?)).await
 }

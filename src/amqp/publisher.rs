@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lapin::BasicProperties;
 use lapin::options::ConfirmSelectOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Connection};
 use tokio::task::JoinSet;
 
 use super::confirms::{Confirms, Outgoing, Unconfirmed};
-use super::connect::{Broker, Error, within};
+use super::connect::{Broker, Error, Timeouts, within};
 use super::generation::{Ended, Generation, Interrupted, Role};
+use super::link::Link;
 use super::session::watch;
 use super::settle::{Announced, Unsettled};
 use super::topology::Topology;
+use super::watchdog::{Pace, watch_answers};
 use crate::wire::envelope::{HeaderValue, Headers, Message, Messages};
 
 /// AMQP's number for *keep it on disk*.
@@ -186,7 +188,7 @@ fn field_table(headers: &Headers) -> Result<FieldTable, &'static str> {
 pub struct PublishSession {
     broker: Broker,
     publisher: Publisher,
-    connection: Connection,
+    connection: Link,
     // Stopped when it is dropped.
     _tasks: JoinSet<()>,
 }
@@ -204,17 +206,21 @@ impl PublishSession {
     /// Builds on a connection that nobody else uses.
     pub(super) async fn on(
         broker: &Broker,
-        connection: Connection,
+        connection: Link,
         topology: Arc<Topology>,
         generation: Generation,
     ) -> Result<PublishSession, Error> {
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch(Role::Publish, connection.events_listener(), generation.clone()));
-        let step = broker.timeouts.step;
+        let Timeouts { step, blocked, .. } = broker.timeouts;
+        tasks.spawn(watch(Role::Publish, connection.events_listener(), blocked, generation.clone()));
+        let opening = connection.create_channel();
+        let watched = within("open the channel of the watchdog", step, opening).await?;
+        let pace = Pace::of(connection.configuration().heartbeat());
+        tasks.spawn(watch_answers(Role::Publish, watched, pace, generation.clone()));
         let channel = within("open the publishing channel", step, connection.create_channel()).await?;
         let confirming = channel.confirm_select(ConfirmSelectOptions::default());
         within("switch the confirms on", step, confirming).await?;
-        let confirms = Confirms::start(channel, broker.timeouts.confirm, generation.clone(), &mut tasks);
+        let confirms = Confirms::start(channel, broker.timeouts, generation.clone(), &mut tasks);
         let publisher = Publisher { confirms, topology, generation };
         Ok(PublishSession { broker: broker.clone(), publisher, connection, _tasks: tasks })
     }
@@ -224,15 +230,18 @@ impl PublishSession {
         &self.publisher
     }
 
-    /// The connection itself.
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// Closes it. What is not confirmed yet is interrupted.
     pub async fn close(self) {
+        self.shut().await;
+    }
+
+    /// The same, for who cannot give it away.
+    pub(super) async fn shut(&self) {
         self.publisher.generation.end(Ended::Closed);
-        self.broker.close(&self.connection).await;
+        // A broker that takes nothing does not take a goodbye.
+        if !self.publisher.generation.is_blocked() {
+            self.broker.close(&self.connection).await;
+        }
     }
 }
 

@@ -20,12 +20,13 @@
 //! }
 //! ```
 //!
-//! Nobody but the publisher makes an [`Announced`], and so nobody acks one delivery with the confirms of another:
+//! Nobody but the publisher makes an [`Announced`] of a letter that comes for the first time. When it comes again,
+//! [`Unsettled::announced_before`] takes the proof of that first time, which no one else can make:
 //!
 //! ```compile_fail,E0451
-//! # use cancel_worker::amqp::{Announced, Unsettled};
-//! fn forge(unsettled: Unsettled) -> Announced {
-//!     Announced { unsettled }
+//! # use cancel_worker::amqp::{Announced, Confirmed, Unsettled};
+//! fn forge(unsettled: Unsettled, proof: Confirmed) -> Announced {
+//!     Announced { unsettled, proof }
 //! }
 //! ```
 //!
@@ -54,7 +55,8 @@
 //! # use cancel_worker::amqp::{Interrupted, Publisher, Unsettled};
 //! # use cancel_worker::wire::envelope::Messages;
 //! async fn one_step(publisher: &Publisher, unsettled: Unsettled, messages: Messages) -> Result<(), Interrupted> {
-//!     publisher.announce(unsettled, messages, |_| None).await?.settle().await
+//!     let announced = publisher.announce(unsettled, messages, |_| None).await?;
+//!     announced.settle().await.map(drop).map_err(|unacked| unacked.interrupted)
 //! }
 //! ```
 
@@ -86,6 +88,12 @@ impl Unsettled {
         Unsettled { acker, generation, ack_timeout, hold }
     }
 
+    /// For a delivery of a letter whose announcements have been confirmed before, and whose ack was lost: this is the
+    /// proof, as [`Announced::settle`] gave it.
+    pub fn announced_before(self, proof: Confirmed) -> Announced {
+        Announced::new(self, proof)
+    }
+
     /// The generation that it was delivered in. No other can settle it.
     pub fn generation(&self) -> &Generation {
         &self.generation
@@ -97,20 +105,44 @@ impl Unsettled {
 #[derive(Debug)]
 pub struct Announced {
     unsettled: Unsettled,
+    proof: Confirmed,
 }
 
 impl Announced {
     /// Made from this very delivery and the confirms of what it announced.
-    pub(super) fn new(unsettled: Unsettled, _proof: Confirmed) -> Announced {
-        Announced { unsettled }
+    pub(super) fn new(unsettled: Unsettled, proof: Confirmed) -> Announced {
+        Announced { unsettled, proof }
     }
 
-    /// Acks the delivery.
+    /// Acks the delivery. Nothing tells whether the broker gets the ack: the proof is given back, for the case that
+    /// the letter is delivered again.
     ///
     /// # Errors
-    /// When the ack could not be sent. The letter will be delivered again, and announced again with the same ids.
-    pub async fn settle(self) -> Result<(), Interrupted> {
-        let Unsettled { acker, generation, ack_timeout, hold } = self.unsettled;
+    /// When the ack could not be sent. The letter will be delivered again.
+    pub async fn settle(self) -> Result<Confirmed, Unacked> {
+        let Announced { unsettled, proof } = self;
+        match unsettled.ack().await {
+            Ok(()) => Ok(proof),
+            Err(interrupted) => Err(Unacked { proof, interrupted }),
+        }
+    }
+}
+
+/// What was announced is confirmed, but its delivery is not acked: it comes again.
+#[derive(Debug, thiserror::Error)]
+#[error("the ack could not be sent")]
+pub struct Unacked {
+    /// For the letter when it comes again.
+    pub proof: Confirmed,
+    /// Why.
+    #[source]
+    pub interrupted: Interrupted,
+}
+
+impl Unsettled {
+    async fn ack(self) -> Result<(), Interrupted> {
+        let Unsettled { acker, generation, ack_timeout, hold } = self;
+        generation.while_it_lasts(hold.may_be_acked()).await;
         // Not the channel's ack: only the delivery's own knows when its channel is gone. It says so by `false`,
         // which is no error to the client library.
         let ended = match tokio::time::timeout(ack_timeout, acker.ack(BasicAckOptions::default())).await {

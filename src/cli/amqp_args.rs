@@ -7,9 +7,12 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{ConfigArgs, Failure};
+use crate::amqp::preflight::Requirements;
 use crate::amqp::{Broker, Timeouts, Topology};
 use crate::config::{Amqp, AmqpTls, Declare};
 use crate::domain::retry::Tiers;
+use crate::management::Management;
+use crate::worker;
 
 /// Where the broker is: the configuration says it, or these options do.
 #[derive(Debug, Args)]
@@ -23,6 +26,15 @@ pub(super) struct AmqpArgs {
     /// What the name of every exchange and queue begins with, where there is no configuration [default: cancel]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
+}
+
+/// Where the broker's management API is: the configuration says it, or this does.
+#[derive(Debug, Args)]
+pub(super) struct ManagementArgs {
+    /// The management API's address [default: what the configuration says; without one, the environment variable
+    /// RABBITMQ_MANAGEMENT_URL]
+    #[arg(long, value_name = "URL")]
+    management_url: Option<String>,
 }
 
 /// What such a command needs.
@@ -46,10 +58,31 @@ impl AmqpArgs {
                 target(config.amqp, &config.policy.tiers)
             }
             Given::Address(url) => target(amqp_at(&url, self.prefix()), &crate::config::default_tiers()),
-            Given::Nothing => Err(Failure::input(
-                "which broker? Give --config FILE or --url AMQP_URL, or set CANCEL_WORKER_CONFIG or AMQP_URL",
-            )),
+            Given::Nothing => Err(which_broker()),
         }
+    }
+
+    /// The same for a person who looks whether the broker fits, with all that a look has to know.
+    pub(super) fn target_with(&self, management: &ManagementArgs) -> Result<(Target, Requirements), Failure> {
+        let given = management.management_url.clone();
+        let (amqp, tiers, handling_max) = match self.given() {
+            Given::Configuration(config) => {
+                let config = config.load()?;
+                let handling_max = worker::handling_max(&config, &Timeouts::default());
+                let url = given.map(SecretString::from).or(config.amqp.management_url);
+                (Amqp { management_url: url, ..config.amqp }, config.policy.tiers, Some(handling_max))
+            }
+            Given::Address(url) => {
+                let given = given.or_else(|| std::env::var("RABBITMQ_MANAGEMENT_URL").ok());
+                let given = given.filter(|url| !url.is_empty()).map(SecretString::from);
+                let amqp = Amqp { management_url: given, ..amqp_at(&url, self.prefix()) };
+                (amqp, crate::config::default_tiers(), None)
+            }
+            Given::Nothing => return Err(which_broker()),
+        };
+        let management = amqp.management_url.as_ref().map(|url| Management::new(url, &amqp.tls)).transpose();
+        let management = management.map_err(|error| Failure::input(error.to_string()))?;
+        Ok((target(amqp, &tiers)?, Requirements { worker: None, handling_max, management }))
     }
 
     /// The topology, and what `run` does about it: for this no broker is needed.
@@ -85,6 +118,12 @@ impl AmqpArgs {
     fn prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or("cancel")
     }
+}
+
+fn which_broker() -> Failure {
+    Failure::input(
+        "which broker? Give --config FILE or --url AMQP_URL, or set CANCEL_WORKER_CONFIG or AMQP_URL",
+    )
 }
 
 /// The settings of a broker that is known by its address alone.

@@ -18,7 +18,8 @@ use crate::worker::{self, Worker};
 /// Work: take intents, call the gateway, announce outcomes, until a signal comes.
 ///
 /// A wrong configuration is told completely, by key, before anything connects. Starting while the broker is down
-/// waits for it. SIGTERM and SIGINT stop taking letters, let those in hand be settled within the grace period, and
+/// waits for it; and while it does not fit (a queue is different, a policy changes one, a permission is missing), no
+/// letter is taken: each finding is told with the command that mends it, and work begins when it is mended. SIGTERM and SIGINT stop taking letters, let those in hand be settled within the grace period, and
 /// end with 0, or with 75 if some had to be given back.
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -34,14 +35,11 @@ impl Run {
         let config = self.config.load()?;
         let gateway = Gateway::new(&config.gateway, &config.merchants)
             .map_err(|error| Failure::input(chain(&error)))?;
-        let settings = Settings::new(
-            &config.amqp,
-            &config.worker.name,
-            &config.lanes,
-            &config.policy.tiers,
-            Timeouts::default(),
-        )
-        .map_err(|error| Failure::input(chain(&error)))?;
+        let timeouts = Timeouts::default();
+        let settings =
+            Settings::new(&config.amqp, &config.worker.name, &config.lanes, &config.policy.tiers, timeouts)
+                .map_err(|error| Failure::input(chain(&error)))?
+                .for_handling_of(worker::handling_max(&config, &timeouts));
         let clock = Clock::system();
         let filter = FILTER_VARIABLES.iter().find_map(|name| std::env::var(name).ok());
         let _telemetry = init(&config.telemetry, filter.as_deref(), clock.clone())

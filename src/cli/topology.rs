@@ -1,19 +1,21 @@
-//! `topology`: the exchanges, queues and bindings, printed, applied or verified.
+//! `topology`: the exchanges, queues and bindings, printed, applied, verified, or compared in words.
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
-use super::amqp_args::{AmqpArgs, Target, chain};
-use crate::amqp::declare::{apply, verify};
+use super::amqp_args::{AmqpArgs, ManagementArgs, Target, chain};
+use crate::amqp::declare::apply;
+use crate::amqp::preflight::{Report, inspect};
 use crate::amqp::topology::Who;
 use crate::config::Declare;
 
-/// Print, apply or verify the exchanges, queues and bindings.
+/// Print, apply, verify or compare the exchanges, queues and bindings.
 ///
 /// `run` declares by itself what is missing, unless `amqp.declare = false` leaves that to a person with more rights:
-/// for them are print (the definitions and the least permissions), apply and verify.
+/// for them are print (the definitions and the least permissions), apply, verify and diff. AMQP shows what is missing
+/// and what was declared differently; bindings, and what policies change, only the management API shows.
 #[derive(Debug, Args)]
 pub(super) struct Topology {
     #[command(subcommand)]
@@ -39,6 +41,16 @@ enum Action {
     Verify {
         #[command(flatten)]
         amqp: AmqpArgs,
+        #[command(flatten)]
+        management: ManagementArgs,
+    },
+    /// List what is missing or different: name, argument, expected, found, and what mends it; changes nothing, and
+    /// exits with 0 whatever it finds
+    Diff {
+        #[command(flatten)]
+        amqp: AmqpArgs,
+        #[command(flatten)]
+        management: ManagementArgs,
     },
 }
 
@@ -65,21 +77,63 @@ impl Topology {
                     topology.bindings().len()
                 );
             }
-            Action::Verify { amqp } => {
-                let Target { broker, topology } = amqp.target()?;
-                let findings =
-                    verify(&broker, &topology).await.map_err(|error| Failure::unavailable(chain(&error)))?;
-                for finding in &findings {
-                    println!("{finding}");
-                }
-                if !findings.is_empty() {
-                    return Err(Failure::unavailable(format!("{} differences", findings.len())));
+            Action::Verify { amqp, management } => {
+                let report = look(&amqp, &management).await?;
+                tell(&report);
+                if !report.findings.is_empty() {
+                    return Err(Failure::unavailable(format!("{} differences", report.findings.len())));
                 }
                 println!("Every exchange and queue is there, as it must be.");
+            }
+            Action::Diff { amqp, management } => {
+                let report = look(&amqp, &management).await?;
+                println!("{}", diff(&report));
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn look(amqp: &AmqpArgs, management: &ManagementArgs) -> Result<Report, Failure> {
+    let (Target { broker, topology }, requirements) = amqp.target_with(management)?;
+    inspect(&broker, &topology, &requirements).await.map_err(|error| Failure::unavailable(chain(&error)))
+}
+
+/// Everything that was found, and what could not be seen, each in a line.
+pub(super) fn tell(report: &Report) {
+    for unseen in &report.unseen {
+        println!("{unseen}");
+    }
+    for finding in &report.findings {
+        println!("{finding}");
+    }
+}
+
+/// The findings as a table, one a row, the widest column last; and what could not be seen.
+fn diff(report: &Report) -> String {
+    let head = ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "MEND"].map(str::to_owned);
+    let rows = report.findings.iter().map(|finding| {
+        [
+            finding.object.to_string(),
+            finding.argument(),
+            finding.expected().to_owned(),
+            finding.found().to_owned(),
+            finding.mend.clone(),
+        ]
+    });
+    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2), width(3)];
+    let line = |[name, argument, expected, found, mend]: &[String; 5]| {
+        let [a, b, c, d] = widths;
+        format!("{name:a$}  {argument:b$}  {expected:c$}  {found:d$}  {mend}")
+    };
+    let table = if report.findings.is_empty() {
+        vec!["Nothing differs.".to_owned()]
+    } else {
+        rows.iter().map(line).collect()
+    };
+    table.into_iter().chain(report.unseen.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n")
 }
 
 fn print(topology: &crate::amqp::Topology, declare: Declare, format: Format) {

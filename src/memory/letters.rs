@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::wire::envelope::{Letter, Messages, Redelivered};
+use crate::wire::hop;
 
 /// Remembers letters, within a bound of bytes.
 #[derive(Debug)]
@@ -180,9 +181,29 @@ impl Drop for Begun {
     }
 }
 
-/// The letter as it is known by: the broker's flag is not part of it, for that is what changes.
+/// What the broker's own headers begin with.
+const OF_THE_BROKER: &str = "x-";
+
+/// The letter as it is known by. What one delivery or one way through a delay queue says is not part of it, for that is
+/// what changes: the broker's flag and its own headers (a quorum queue counts deliveries in `x-delivery-count`), and ours
+/// of the hop, which a copy that is sent on its way again has of its own.
 fn named(letter: &Letter) -> Letter {
-    Letter { redelivered: Redelivered::No, ..letter.clone() }
+    without(letter, hop::tells)
+}
+
+/// The letter without what one delivery says, and without these headers.
+pub(super) fn without(letter: &Letter, leave_out: impl Fn(&str) -> bool) -> Letter {
+    let of_the_broker = |name: &str| {
+        name.get(..OF_THE_BROKER.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(OF_THE_BROKER))
+    };
+    let headers = letter.headers.iter().filter(|(name, _)| !of_the_broker(name) && !leave_out(name));
+    Letter {
+        headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        redelivered: Redelivered::No,
+        source: letter.source,
+        routing_key: letter.routing_key.clone(),
+        body: letter.body.clone(),
+    }
 }
 
 /// About so many bytes does a letter take here.
@@ -202,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::domain::intent::Kind;
-    use crate::wire::envelope::{Address, Headers, Message, Source};
+    use crate::wire::envelope::{Address, HeaderValue, Headers, Message, Source};
 
     fn letter(body: &'static str, redelivered: Redelivered) -> Letter {
         Letter {
@@ -238,6 +259,35 @@ mod tests {
         drop(begun);
         let again = memory.begin(&letter("a", Redelivered::Yes)).await;
         assert_eq!(again.decided_before(), Some(&messages("said")));
+    }
+
+    #[tokio::test]
+    async fn a_letter_is_known_again_though_the_broker_has_counted_its_deliveries() {
+        let memory = memory();
+        let count = |count| ("x-delivery-count".to_owned(), HeaderValue::Int(count));
+        let attempt = ("cancel-attempt".to_owned(), HeaderValue::Int(1));
+        let delivered = |redelivered, headers: Headers| Letter { headers, ..letter("a", redelivered) };
+        let mut begun = memory.begin(&delivered(Redelivered::No, Headers::from([attempt.clone()]))).await;
+        begun.decided(messages("said"));
+        drop(begun);
+        let again = delivered(Redelivered::Yes, Headers::from([attempt, count(1)]));
+        assert_eq!(memory.begin(&again).await.decided_before(), Some(&messages("said")));
+        let another = ("cancel-attempt".to_owned(), HeaderValue::Int(2));
+        let another = delivered(Redelivered::Yes, Headers::from([another, count(2)]));
+        assert_eq!(memory.begin(&another).await.decided_before(), None);
+    }
+
+    #[tokio::test]
+    async fn two_copies_that_were_sent_on_their_way_one_after_the_other_are_one_letter() {
+        let memory = memory();
+        let sent = |due: &str| {
+            let due = ("cancel-hop-due".to_owned(), HeaderValue::Text(due.to_owned()));
+            Letter { headers: Headers::from([due]), ..letter("a", Redelivered::No) }
+        };
+        let _first = memory.begin(&sent("2026-03-01T12:00:00Z")).await;
+        let second = sent("2026-03-01T12:00:01Z");
+        let mut second = std::pin::pin!(memory.begin(&second));
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The intents that this process has ordered.
+//! The intents that this process has ordered, or done.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -7,8 +7,9 @@ use jiff::Timestamp;
 
 use crate::domain::intent::IntentId;
 
-/// The async cancels that this process has ordered. A second copy of such an intent, taken up after its order was
-/// rolled back, would order again what was withdrawn; so it is settled by asking instead.
+/// The intents that this process has ordered, or done. A second copy of such an intent would be called for in vain, and
+/// an async cancel, taken up after its order was rolled back, would order again what was withdrawn; so it is settled by
+/// asking instead. Copies need no second publish: what was published and not confirmed in time is published again.
 #[derive(Debug)]
 pub struct Ordered {
     len_max: usize,
@@ -28,7 +29,7 @@ impl Ordered {
         Ordered { len_max, inner: Mutex::default() }
     }
 
-    /// Remembers that an intent was ordered by a call that ended then.
+    /// Remembers that an intent was ordered, or done, by a call that ended then.
     pub fn remember(&self, intent: IntentId, called_at: Timestamp) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.called_at.insert(intent, called_at).is_none() {

@@ -55,6 +55,11 @@ pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     debug!(name: "received", { cancel.kind = kind, source, redelivered, body_bytes }, "Letter received.");
 }
 
+/// A letter came again though all about it is told: its ack was lost on its way, and is sent again.
+pub fn told_before(source: Source) {
+    debug!(name: "told_before", { source = source_name(source) }, "Letter is told already; acked again.");
+}
+
 /// A letter cannot be read. Its dead letter is told by [`dead_lettered`]. `field` is the field's path.
 pub fn malformed(of: Of<'_>, field: &str) {
     tell!(debug, "malformed", of, { field }, "Letter is malformed.");
@@ -114,6 +119,36 @@ pub fn let_in(api: &str, merchant: &str, after: Duration) {
     info!(name: "let_in", { api, merchant, duration_ms = ms(after) }, "Gateway accepts us again.");
 }
 
+/// An endpoint is not called any more, or not for one merchant (`merchant`). `why` is one word.
+pub fn lane_paused(kind: &str, merchant: Option<&str>, why: &str) {
+    warn!(
+        name: "lane_paused",
+        { cancel.kind = kind, merchant, why },
+        "Lane is paused: its endpoint is not called, and one letter at a time finds out whether it is back."
+    );
+}
+
+/// One letter finds out whether the endpoint is back, which has been paused for so long.
+pub fn lane_probing(of: Of<'_>, paused: Duration) {
+    tell!(
+        debug,
+        "lane_probing",
+        of,
+        { paused_ms = ms(paused) },
+        "One letter finds out whether the endpoint is back."
+    );
+}
+
+/// The endpoint is called again.
+pub fn lane_resumed(kind: &str, merchant: Option<&str>, after: Duration) {
+    info!(name: "lane_resumed", { cancel.kind = kind, merchant, duration_ms = ms(after) }, "Lane goes on.");
+}
+
+/// The gateway wished to be asked later: all letters of this merchant wait.
+pub fn slowed_down(api: &str, merchant: &str, delay: Duration) {
+    warn!(name: "slowed_down", { api, merchant, delay_ms = ms(delay) }, "Gateway wishes to be asked later.");
+}
+
 /// A letter may have taken a process down: it is handled alone.
 pub fn isolated(kind: &str, strikes: u32) {
     warn!(name: "isolated", { cancel.kind = kind, strikes }, "Letter is a suspect; it is handled alone.");
@@ -142,12 +177,55 @@ pub fn depth_unknown(queue: &str, why: &dyn Error) {
     warn!(name: "depth_unknown", { queue, why = chain(why) }, "Depth of a queue could not be read.");
 }
 
+/// Letters come back late from a delay queue: `lateness` is the greatest of so many `letters`.
+pub fn delay_late(tier: &str, lateness: Duration, letters: u64) {
+    let lateness_ms = ms(lateness);
+    warn!(name: "delay_late", { tier, lateness_ms, letters }, "Letters come back late from a delay queue, or clocks differ.");
+}
+
+/// Letters of ours do not come back from a delay queue: the first of them is `overdue` for so long.
+pub fn delay_stuck(tier: &str, overdue: Duration, letters: u64) {
+    let overdue_ms = ms(overdue);
+    error!(
+        name: "delay_stuck",
+        { tier, overdue_ms, letters },
+        "Letters do not come back from a delay queue: a binding of the returns may be missing, or somebody holds them."
+    );
+}
+
+/// The letters of a delay queue come back on time again.
+pub fn delay_on_time_again(tier: &str, after: Duration) {
+    info!(name: "delay_on_time_again", { tier, duration_ms = ms(after) }, "Letters come back from a delay queue on time again.");
+}
+
 /// The gateway does not accept our keys or our address: this API and merchant pause.
 pub fn locked_out(api: &str, merchant: &str, http_status: Option<u16>) {
     error!(name: "locked_out", { api, merchant, http_status }, "Gateway does not accept our keys or our address.");
 }
 
+/// The broker is not as it must be: no letters are taken until somebody has mended it. Told for each thing that is
+/// wrong: `object` is what it is about, `argument` what of it is `found` so and not as `expected`, `mend` the remedy.
+pub fn broker_does_not_fit(
+    broker: &str,
+    object: &str,
+    argument: &str,
+    found: &str,
+    expected: &str,
+    mend: &str,
+) {
+    error!(
+        name: "broker_does_not_fit",
+        { broker, object, argument, found, expected, mend },
+        "Broker does not fit; no letters are taken until this is mended."
+    );
+}
+
 // The life of the process.
+
+/// Something about the broker could not be looked at; letters are taken all the same.
+pub fn not_checked(what: &str, why: &str) {
+    warn!(name: "not_checked", { what, why }, "This could not be checked; letters are taken all the same.");
+}
 
 /// A key of the configuration is set that this version takes no notice of.
 pub fn without_effect(key: &str) {

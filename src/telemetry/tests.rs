@@ -128,6 +128,7 @@ fn a_dead_letter_is_told_with_its_ids_as_an_error() {
 fn levels_say_who_must_act() {
     let seen = seen("trace", || {
         events::received(Source::Rescue, Redelivered::Yes, 9);
+        events::told_before(Source::Rescue);
         events::malformed(Of::default(), "payment.date");
         events::waiting(OF, "rollback", Duration::from_secs(1));
         events::called(OF, "/x", 1, None, "in_doubt", Duration::from_millis(5));
@@ -141,8 +142,15 @@ fn levels_say_who_must_act() {
         events::unrouted("cancel.unrouted", 3);
         events::unrouted_cleared("cancel.unrouted");
         events::depth_unknown("cancel.unrouted", &WHY);
+        events::delay_late("5s", Duration::from_secs(9), 3);
+        events::delay_stuck("5s", Duration::from_secs(300), 3);
+        events::delay_on_time_again("5s", Duration::from_secs(300));
         events::locked_out("physical", "default", Some(401));
         events::let_in("physical", "default", Duration::ZERO);
+        events::lane_paused("async_cancel", None, "endpoint_down");
+        events::lane_probing(OF, Duration::ZERO);
+        events::lane_resumed("async_cancel", None, Duration::ZERO);
+        events::slowed_down("physical", "default", Duration::ZERO);
         events::started("0.1.0", "one", "/cancel-worker");
         events::waiting_for_broker("localhost:5672", &WHY, 1);
         events::generation_started(1, "localhost:5672", 11);
@@ -158,13 +166,19 @@ fn levels_say_who_must_act() {
         let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
         lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()
     };
-    assert_eq!(told("error"), ["dead_lettered", "announcement_parked", "panicked", "unrouted", "locked_out"]);
+    assert_eq!(
+        told("error"),
+        ["dead_lettered", "announcement_parked", "panicked", "unrouted", "delay_stuck", "locked_out"]
+    );
     assert_eq!(
         told("warn"),
         [
             "interrupted",
             "isolated",
             "depth_unknown",
+            "delay_late",
+            "lane_paused",
+            "slowed_down",
             "waiting_for_broker",
             "generation_ended",
             "broker_blocked",
@@ -176,7 +190,9 @@ fn levels_say_who_must_act() {
         [
             "decided",
             "unrouted_cleared",
+            "delay_on_time_again",
             "let_in",
+            "lane_resumed",
             "started",
             "generation_started",
             "broker_unblocked",
@@ -185,7 +201,10 @@ fn levels_say_who_must_act() {
             "drain_finished"
         ]
     );
-    assert_eq!(told("debug"), ["received", "malformed", "waiting", "called", "inquired"]);
+    assert_eq!(
+        told("debug"),
+        ["received", "told_before", "malformed", "waiting", "called", "inquired", "lane_probing"]
+    );
 }
 
 #[test]

@@ -114,6 +114,11 @@ impl Messages {
         &self.0
     }
 
+    /// All of them, to be written on.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Message> {
+        self.0.iter_mut()
+    }
+
     /// All of them.
     pub fn into_vec(self) -> Vec<Message> {
         self.0

@@ -2,6 +2,7 @@
 
 pub mod envelope;
 pub mod history;
+pub mod hop;
 pub mod intent;
 pub mod outcome;
 mod strict;

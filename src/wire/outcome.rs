@@ -100,9 +100,10 @@ mod parked {
     pub(super) const EVENT_ID: &str = "cancel-event-id";
     /// How often it was refused.
     pub(super) const TRIES: &str = "cancel-announce-tries";
-    /// What its routing key begins with while it waits.
-    pub(super) const KEY: &str = "announce.";
 }
+
+/// What the routing key of a refused event begins with while it waits.
+pub(super) const PARKED_KEY: &str = "announce.";
 
 /// How often the event in this letter has been refused; 0 for what is no parked event.
 pub fn refusals(headers: &Headers) -> u32 {
@@ -123,7 +124,7 @@ pub fn park(refused: &Message, tries: u32, tier: &Tier) -> Option<Message> {
     headers.insert(parked::TRIES.to_owned(), HeaderValue::Int(tries.into()));
     Some(Message {
         address: Address::Delay(tier.clone()),
-        routing_key: format!("{}{}", parked::KEY, refused.routing_key),
+        routing_key: format!("{}{}", PARKED_KEY, refused.routing_key),
         headers,
         content_type: refused.content_type,
         message_id: None,
@@ -137,7 +138,7 @@ pub fn announce_again(letter: &Letter) -> Messages {
         Some(HeaderValue::Text(text)) => Some(text.clone()),
         Some(HeaderValue::Int(_) | HeaderValue::Bool(_)) | None => None,
     };
-    let routing_key = letter.routing_key.strip_prefix(parked::KEY).unwrap_or(&letter.routing_key);
+    let routing_key = letter.routing_key.strip_prefix(PARKED_KEY).unwrap_or(&letter.routing_key);
     let event = Message {
         address: Address::Announce,
         routing_key: routing_key.to_owned(),

@@ -6,14 +6,14 @@ use cancel_worker::simulator::{Endpoint, Fault, FaultKind, SeedPhysical};
 use serde_json::json;
 
 use crate::support::Context;
-use crate::support::stage::{PATIENCE, Stage, intent, said};
+use crate::support::stage::{PATIENCE, Stage, UNHURRIED, intent, said};
 
 const LETTERS: usize = 30;
 
 pub(crate) async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_burned(
     t: Context,
 ) -> Result<()> {
-    let stage = Stage::new(&t, "").await?;
+    let stage = Stage::new(&t, UNHURRIED).await?;
     let fault = Fault::new(FaultKind::http(401)).on(Endpoint::AsyncCancel).by("default").until_cleared();
     let fault = stage.simulator.plan(fault).await?;
     let working = stage.work()?;

@@ -1,8 +1,8 @@
 //! What the broker lets us do, told before work is taken.
 
 use anyhow::{Context as _, Result};
-use cancel_worker::amqp::declare::{Finding, apply};
-use cancel_worker::amqp::permissions::permissions;
+use cancel_worker::amqp::declare::apply;
+use cancel_worker::amqp::preflight::{Finding, Object, Problem, Requirements, inspect};
 use cancel_worker::amqp::topology::{Permissions, Who};
 use cancel_worker::amqp::{Broker, Timeouts, Topology};
 use cancel_worker::config::{Amqp, AmqpTls, Declare};
@@ -20,6 +20,12 @@ fn broker(url: &str, prefix: &str) -> Result<Broker> {
         tls: AmqpTls::default(),
     };
     Ok(Broker::new(&amqp, "test", Timeouts::default())?)
+}
+
+/// What a worker that declares nothing finds.
+async fn permissions(broker: &Broker, topology: &Topology) -> Result<Vec<Finding>> {
+    let requirements = Requirements { worker: Some(Declare::Nothing), ..Requirements::default() };
+    Ok(inspect(broker, topology, &requirements).await?.findings)
 }
 
 /// A user with these permissions, and the address with which it connects. `None` where the broker is not ours to
@@ -59,8 +65,10 @@ pub(crate) async fn the_least_permissions_of_a_worker_are_enough_and_one_less_is
 
     assert_eq!(permissions(&enough, &topology).await?, []);
     let told = permissions(&less, &topology).await?;
-    let [Finding::NotPermitted { doing, name, .. }] = told.as_slice() else { panic!("{told:?}") };
-    assert_eq!((*doing, name.as_str()), ("publish to exchange", format!("{}.announce", t.prefix()).as_str()));
+    let [finding] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(finding.object, Object::Exchange(format!("{}.announce", t.prefix())));
+    assert!(matches!(finding.problem, Problem::NotPermitted { doing: "publish to" }), "{finding}");
+    assert!(finding.mend.contains("rabbitmqctl set_permissions -p / USER"), "{finding}");
     assert_eq!(permissions(&deaf, &topology).await?.len(), topology.consumed_from().len());
 
     for name in ["enough", "less", "deaf"] {

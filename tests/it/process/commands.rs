@@ -138,8 +138,8 @@ pub(crate) async fn what_is_missing_is_found_and_applied(t: Context) -> Result<(
     for command in [VERIFY, CHECK] {
         let ended = run(&stage, command, "").await?;
         assert_eq!(ended.code, Some(UNAVAILABLE), "{command:?}");
-        let finding = format!("queue `{gone}` is missing");
-        assert!(ended.stdout.lines().any(|line| line == finding), "{command:?}: {}", ended.stdout);
+        let finding = format!("queue `{gone}` is missing. To mend it: `cancel-worker topology apply`");
+        assert!(ended.stdout.lines().any(|line| line.starts_with(&finding)), "{command:?}: {}", ended.stdout);
     }
     assert_eq!(run(&stage, APPLY, "").await?.code, Some(DONE));
     assert_eq!(run(&stage, VERIFY, "").await?.code, Some(DONE));
@@ -165,7 +165,8 @@ pub(crate) async fn what_is_different_is_found_and_left_alone(t: Context) -> Res
         let ended = run(&stage, command, "").await?;
         assert_eq!(ended.code, Some(UNAVAILABLE), "{command:?}");
         let all = format!("{}\n{}", ended.stdout, ended.stderr.text());
-        assert!(all.contains(&name) && all.contains("'type'"), "{command:?}: {all}");
+        let finding = format!("exchange `{name}`: `type` is direct, and must be topic");
+        assert!(all.contains(&finding), "{command:?}: {all}");
     }
     Ok(())
 }

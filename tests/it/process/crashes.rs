@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Fault, FaultKind, FaultPoint};
+use serde_json::Value;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
@@ -35,6 +36,16 @@ impl Story {
 
     fn first_worker(&self) -> Result<Process> {
         Process::work_through(&self.stage, self.proxy.url())
+    }
+
+    /// One that has lived through a cut: it knew what came to it again.
+    async fn ends_without_a_suspect(&self, worker: Process) -> Result<()> {
+        let ended = worker.stop_by("TERM").await?;
+        assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+        ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
+        assert_eq!(ended.stderr.events("isolated").len(), 0, "it knows what it has decided");
+        self.wish.is_told_truly(&self.stage, Copies::One)?;
+        nothing_is_left(&self.stage).await
     }
 
     /// Another process takes over, until the wish has ended so often; then everything is told truly, and nothing left.
@@ -131,47 +142,80 @@ async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) ->
     story.is_ended_by_another_process(2, Copies::Two).await
 }
 
-/// The process lives on, but its connection is cut before this frame is through: the letter comes to it again.
-async fn cut_before(t: Context, kind: Kind, frame: impl Fn(&Story) -> Frame, times: usize) -> Result<()> {
+/// The process lives on, but its connection is cut before the announcement is through: the letter comes to it again.
+async fn cut_before_the_announcement(t: Context, kind: Kind) -> Result<()> {
     let story = Story::new(&t, kind, Course::AtOnce).await?;
     let Story { stage, proxy, wish, .. } = &story;
-    let hold = proxy.hold(frame(&story));
+    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.last_word()));
     let worker = story.first_worker()?;
     stage.publish(&wish.intent).await?;
     hold.held().await?;
-    // Of an ack: everything before it is said.
-    wish.ended(stage, times - 1).await?;
 
     hold.cut();
 
-    wish.ended(stage, times).await?;
-    let ended = worker.stop_by("TERM").await?;
-    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-    ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
-    wish.is_told_truly(stage, Copies::One)?;
-    nothing_is_left(stage).await
+    wish.ended(stage, 1).await?;
+    story.ends_without_a_suspect(worker).await
 }
 
-fn announcement(story: &Story) -> Frame {
-    Frame::publish_to(&story.announce()).with(&story.wish.last_word())
+/// The process lives on, but its connection is cut and the ack lost on its way: the letter comes to it again.
+async fn cut_before_the_ack(t: Context, kind: Kind, course: Course, calls_expected: u64) -> Result<()> {
+    let story = Story::new(&t, kind, course).await?;
+    let Story { stage, proxy, wish, .. } = &story;
+    if course == Course::AtOnce && calls_expected == 2 {
+        // It waits in a delay queue, and has to come back from there once: not while the connection is being cut.
+        let busy = FaultKind::http_retry_after(503, "1");
+        stage.simulator.plan(Fault::new(busy).on(wish.endpoint)).await?;
+    }
+    let ack = proxy.hold(Frame::ack());
+    let environment = [("CANCEL_WORKER__AMQP__URL", proxy.url()), ("RUST_LOG", "debug")];
+    let worker = Process::work(stage, &environment)?;
+    stage.publish(&wish.intent).await?;
+    ack.held().await?;
+
+    ack.cut();
+
+    worker.stderr.event("told_before").await?;
+    wish.ended(stage, 1).await?;
+    story.ends_without_a_suspect(worker).await?;
+    for (subject, id) in &wish.payments {
+        let truth = stage.simulator.truth_of(id).context("it was seeded")?;
+        ensure!(truth.calls_of(wish.endpoint) == calls_expected, "{truth:#?}");
+        let mut ids: Vec<_> =
+            stage.ledger.events_of(subject).iter().map(|event| event["id"].clone()).collect();
+        let told = ids.len();
+        ids.sort_by_key(Value::to_string);
+        ids.dedup();
+        ensure!(ids.len() == told, "nothing is told twice: {ids:?}");
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_connection_cut_before_the_announcement_leaves_one_truth(t: Context) -> Result<()> {
-    cut_before(t, Kind::TransactionCancel, announcement, 1).await
+    cut_before_the_announcement(t, Kind::TransactionCancel).await
 }
 
 pub(crate) async fn a_connection_cut_before_a_provisions_announcement_leaves_one_truth(
     t: Context,
 ) -> Result<()> {
-    cut_before(t, Kind::ApmProvisionCancel, announcement, 1).await
+    cut_before_the_announcement(t, Kind::ApmProvisionCancel).await
 }
 
-pub(crate) async fn a_connection_cut_before_the_ack_tells_the_same_again(t: Context) -> Result<()> {
-    cut_before(t, Kind::TransactionCancel, |_| Frame::ack(), 2).await
+pub(crate) async fn a_lost_ack_is_sent_again_and_nothing_is_told_twice(t: Context) -> Result<()> {
+    cut_before_the_ack(t, Kind::TransactionCancel, Course::AtOnce, 1).await
 }
 
-pub(crate) async fn a_connection_cut_before_a_provisions_ack_tells_the_same_again(t: Context) -> Result<()> {
-    cut_before(t, Kind::ApmProvisionCancel, |_| Frame::ack(), 2).await
+pub(crate) async fn a_lost_ack_of_a_provision_is_sent_again_and_nothing_is_called_twice(
+    t: Context,
+) -> Result<()> {
+    cut_before_the_ack(t, Kind::ApmProvisionCancel, Course::AtOnce, 1).await
+}
+
+pub(crate) async fn a_lost_ack_of_a_letter_that_waits_to_call_does_not_double_it(t: Context) -> Result<()> {
+    cut_before_the_ack(t, Kind::TransactionCancel, Course::AtOnce, 2).await
+}
+
+pub(crate) async fn a_lost_ack_of_an_ordered_cancel_does_not_double_it(t: Context) -> Result<()> {
+    cut_before_the_ack(t, Kind::AsyncCancel, Course::Later, 1).await
 }
 
 fn hang() -> Fault {

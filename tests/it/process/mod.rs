@@ -1,8 +1,11 @@
 //! The worker as a process of its own, killed, stopped and listened to.
 
+pub(crate) mod alarms;
 pub(crate) mod commands;
 pub(crate) mod crashes;
+pub(crate) mod poison;
 pub(crate) mod secrets;
 pub(crate) mod signals;
 pub(crate) mod telling;
-mod wishes;
+pub(crate) mod tls;
+pub(crate) mod wishes;

@@ -14,11 +14,11 @@ use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::{PATIENCE, Stage};
 
-const DONE: i32 = 0;
-const GAVE_BACK: i32 = 75;
+pub(super) const DONE: i32 = 0;
+pub(super) const GAVE_BACK: i32 = 75;
 
 /// What the log says about the end: the names of the events from the signal on.
-fn told(ended: &Ended) -> Vec<String> {
+pub(super) fn told(ended: &Ended) -> Vec<String> {
     let lines = ended.stderr.all();
     let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events

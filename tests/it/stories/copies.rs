@@ -77,6 +77,36 @@ pub(crate) async fn a_late_copy_of_an_ordered_cancel_orders_nothing_again(t: Con
     Ok(())
 }
 
+pub(crate) async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_called(
+    t: Context,
+) -> Result<()> {
+    let scene = Scene::open(&t, "").await?;
+    let mut told = Vec::new();
+    for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
+        let payment = scene.stage.simulator.seed(ready_for(kind))?;
+        let wish = scene.wish(kind, payment_of(kind, &payment, scene.today()));
+        scene.publish(&wish).await?;
+        told.push((kind, wish, payment));
+    }
+    let subjects: Vec<String> = told.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect();
+    scene.ends_of(&subjects).await?;
+    for (_, wish, _) in &told {
+        scene.publish(wish).await?;
+    }
+    let ends_of = |events: &[Value], subject: &str| {
+        events.iter().filter(|e| e["subject"] == subject && e["data"]["terminal"] == true).count()
+    };
+    let ended_twice = |events: &[Value]| subjects.iter().all(|subject| ends_of(events, subject) == 2);
+    scene.stage.ledger.wait_for("the ends of the copies", ended_twice).await?;
+    let curtain = scene.close().await?;
+
+    for (kind, wish, payment) in &told {
+        assert_eq!(curtain.heard(id_of(wish)), [success_of(*kind).0], "{kind}");
+        assert_eq!(curtain.scene.truth(&payment.id).calls_of(endpoint_of(*kind)), 1, "{kind}");
+    }
+    Ok(())
+}
+
 pub(crate) async fn a_delivery_that_comes_again_is_asked_about_before_it_is_called(t: Context) -> Result<()> {
     let mut scene = Scene::without_worker(&t, "", None).await?;
     let mut told = Vec::new();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Looks, QUIET, Row, Scene, TOO_SLOW, id_of, payment_of};
 use crate::support::Context;
-use crate::support::stage::said;
+use crate::support::stage::{UNHURRIED, said};
 
 /// A payment that a call of this kind changes: of a rollback, one with a cancel that waits.
 pub(super) fn ready_for(kind: Kind) -> Seed {
@@ -458,7 +458,8 @@ pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<
     let merchant_of = |index: usize| format!("merchant-{index}");
     let merchants = (0..causes.len()).map(|index| Merchant::demo(merchant_of(index))).collect();
     let simulator = SimulatorConfig { merchants, ..SimulatorConfig::default() };
-    let mut scene = Scene::without_worker(&t, "retry.attempts_max = 2", Some(simulator)).await?;
+    let tuning = format!("{UNHURRIED}retry.attempts_max = 2");
+    let mut scene = Scene::without_worker(&t, &tuning, Some(simulator)).await?;
     scene.work()?;
     let mut rows = Vec::new();
     for (index, (name, fault, kinds)) in causes.into_iter().enumerate() {

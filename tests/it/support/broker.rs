@@ -46,6 +46,8 @@ pub(crate) struct Broker {
     management_url: Option<String>,
     version: String,
     way: String,
+    /// What `deploy/rabbitmq/hold` starts another one from, if there may be another.
+    kind: Option<[String; 2]>,
     /// The words that start a `rabbitmqctl` for this broker, if it is ours to operate.
     ctl: Option<Vec<String>>,
     hold: tokio::sync::Mutex<Hold>,
@@ -69,6 +71,7 @@ struct Reached {
     url: String,
     management_url: Option<String>,
     way: String,
+    kind: Option<[String; 2]>,
     ctl: Option<Vec<String>>,
     hold: Hold,
 }
@@ -126,7 +129,7 @@ impl Broker {
         let host = address.host_str().context("AMQP_URL names no host")?;
         let way = format!("{host}:{}{}, as AMQP_URL says", port(&address), address.path());
         let management_url = set("RABBITMQ_MANAGEMENT_URL");
-        Self::reach(Reached { url, management_url, way, ctl: None, hold: Hold::Nothing }).await
+        Self::reach(Reached { url, management_url, way, kind: None, ctl: None, hold: Hold::Nothing }).await
     }
 
     async fn container(image: &str) -> Result<Self> {
@@ -172,6 +175,7 @@ impl Broker {
                 .contains("* rabbitmq_management")
                 .then(|| format!("http://guest:guest@{host}:{management}")),
             way: format!("a container of {image}"),
+            kind: Some(["image", image].map(str::to_owned)),
             ctl: Some(ctl),
             hold: Hold::Container(Box::new(container)),
         })
@@ -179,40 +183,30 @@ impl Broker {
     }
 
     async fn native(version: &str) -> Result<Self> {
-        let mut child = Command::new(script("hold"))
-            .args(["native", version])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("failed to run deploy/rabbitmq/hold")?;
-        let stdout = child.stdout.take().context("hold has no stdout")?;
-        let mut told = BTreeMap::new();
-        let mut lines = BufReader::new(stdout).lines();
-        let ready = async {
-            while let Some(line) = lines.next_line().await? {
-                match line.split_once('=') {
-                    Some((name, value)) => drop(told.insert(name.to_owned(), value.to_owned())),
-                    None => return Ok(()),
-                }
+        let way = "a private node of the installed rabbitmq-server";
+        let (reached, _) = held(["native", version].map(str::to_owned), way, &[]).await?;
+        Self::reach(reached).await
+    }
+
+    /// Another broker of the same kind, with what lies in this folder as part of its configuration, and the port at which
+    /// it speaks TLS. `None` where a broker was given to us: then we start none.
+    pub(crate) async fn another(&self, folder: &Path) -> Option<Result<(Self, u16)>> {
+        let kind = self.kind.clone()?;
+        Some(
+            async {
+                let folder = folder.to_str().context("a path of ours is text")?;
+                let way = format!("another of the kind of {}", self.way);
+                let (reached, told) = held(kind, &way, &[folder]).await?;
+                let port = told.get("AMQPS_PORT").context("hold did not tell AMQPS_PORT")?.parse()?;
+                Ok((Self::reach(reached).await?, port))
             }
-            bail!("deploy/rabbitmq/hold gave up; why stands above")
-        };
-        // It bounds its own waiting, and tries three times.
-        timeout(3 * STARTUP_MAX, ready).await.context("deploy/rabbitmq/hold never came to an end")??;
-        let mut tell = |name: &str| told.remove(name).with_context(|| format!("hold did not tell {name}"));
-        Self::reach(Reached {
-            url: tell("AMQP_URL")?,
-            management_url: Some(tell("RABBITMQ_MANAGEMENT_URL")?),
-            way: "a private node of the installed rabbitmq-server".to_owned(),
-            ctl: Some(vec![tell("RABBITMQCTL")?]),
-            hold: Hold::Script(child),
-        })
-        .await
+            .await,
+        )
     }
 
     /// Makes sure that a RabbitMQ which serves us answers there.
     async fn reach(reached: Reached) -> Result<Self> {
-        let Reached { url, management_url, way, ctl, hold } = reached;
+        let Reached { url, management_url, way, kind, ctl, hold } = reached;
         let address = url.clone();
         let version = tokio::task::spawn_blocking(move || server_version(&address))
             .await?
@@ -223,6 +217,7 @@ impl Broker {
             management_url,
             version,
             way,
+            kind,
             ctl,
             hold: tokio::sync::Mutex::new(hold),
             owned: Mutex::default(),
@@ -243,6 +238,12 @@ impl Broker {
     pub(crate) async fn management(&self, path: &str) -> Option<Result<serde_json::Value>> {
         let url = self.management_url.as_ref()?;
         Some(ask(url, path).await.with_context(|| format!("the management API at {path}")))
+    }
+
+    /// The address of the management API, with user and password. `None` where there is none: of a given broker, unless
+    /// `RABBITMQ_MANAGEMENT_URL` says where.
+    pub(crate) fn management_url(&self) -> Option<&str> {
+        self.management_url.as_deref()
     }
 
     /// What the broker calls its version, as `4.0.5`.
@@ -344,7 +345,7 @@ impl Broker {
     }
 
     /// Ends what was started.
-    pub(super) async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let hold = std::mem::replace(&mut *self.hold.lock().await, Hold::Nothing);
         match hold {
             Hold::Nothing => {}
@@ -364,6 +365,45 @@ impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RabbitMQ {} ({})", self.version, self.way)
     }
+}
+
+/// Has `deploy/rabbitmq/hold` start a broker, and reads what it tells.
+async fn held(kind: [String; 2], way: &str, folder: &[&str]) -> Result<(Reached, BTreeMap<String, String>)> {
+    let mut child = Command::new(script("hold"))
+        .args(&kind)
+        .args(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to run deploy/rabbitmq/hold")?;
+    let stdout = child.stdout.take().context("hold has no stdout")?;
+    let mut told = BTreeMap::new();
+    let mut lines = BufReader::new(stdout).lines();
+    let ready = async {
+        while let Some(line) = lines.next_line().await? {
+            match line.split_once('=') {
+                Some((name, value)) => drop(told.insert(name.to_owned(), value.to_owned())),
+                None => return Ok(()),
+            }
+        }
+        bail!("deploy/rabbitmq/hold gave up; why stands above")
+    };
+    // It bounds its own waiting, and tries three times.
+    timeout(3 * STARTUP_MAX, ready).await.context("deploy/rabbitmq/hold never came to an end")??;
+    let tell = |name: &str| told.get(name).cloned().with_context(|| format!("hold did not tell {name}"));
+    let reached = Reached {
+        url: tell("AMQP_URL")?,
+        management_url: told.get("RABBITMQ_MANAGEMENT_URL").cloned(),
+        way: way.to_owned(),
+        ctl: Some(match kind[0].as_str() {
+            // One path, whatever is in it.
+            "native" => vec![tell("RABBITMQCTL")?],
+            _ => tell("RABBITMQCTL")?.split(' ').map(str::to_owned).collect(),
+        }),
+        kind: Some(kind),
+        hold: Hold::Script(child),
+    };
+    Ok((reached, told))
 }
 
 /// Runs a command and returns what it printed.

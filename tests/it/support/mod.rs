@@ -1,8 +1,10 @@
 //! Gets one broker for all tests, runs each in a runtime of its own, and leaves nothing behind.
 
 mod broker;
+pub(crate) mod certificates;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod road;
 pub(crate) mod stage;
 
 use std::future::Future;
@@ -18,7 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use broker::Broker;
 
-/// How long one test may take. None should come near it: what takes longer waits for something that never comes.
+/// How long one test may take. None should come near it: what takes longer waits for something that never comes. The
+/// long forms of some (`make confirms`) say in `TEST_MAX_S` what they need.
 const TEST_MAX: Duration = Duration::from_secs(120);
 
 /// How long the tasks that a test left running may take to notice that it is over.
@@ -79,7 +82,8 @@ impl Context {
         self.broker.clean_up(&self.prefix).await
     }
 
-    fn new(broker: &Arc<Broker>) -> Self {
+    /// On a broker of the test's own, which the test stops.
+    pub(crate) fn new(broker: &Arc<Broker>) -> Self {
         let prefix = format!("t-{:08x}", rand::random::<u32>());
         // A test that names nothing is watched all the same.
         broker.own(&prefix, [], []);
@@ -165,6 +169,39 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     }
 }
 
+/// Runs something that is no list of tests: one broker, one prefix, all the time it needs. What it has named is deleted
+/// when it is over.
+#[allow(dead_code, reason = "for what measures, and shares this with the tests")]
+pub(crate) fn program<F>(run: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = Result<()>>,
+{
+    let runtime = runtime(2);
+    let told = runtime.block_on(async {
+        let broker = Arc::new(Broker::obtain().await?);
+        println!("broker: {broker}");
+        let context = Context::new(&broker);
+        let prefix = context.prefix.clone();
+        let told = run(context).await;
+        let cleaned = broker.clean_up(&prefix).await;
+        broker.stop().await;
+        told.and(cleaned)
+    });
+    runtime.shutdown_timeout(LEFTOVERS_MAX);
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test_max() -> Duration {
+    let said = std::env::var("TEST_MAX_S").ok().and_then(|seconds| seconds.parse().ok());
+    said.map_or(TEST_MAX, Duration::from_secs)
+}
+
 fn trial(test: Test, broker: Arc<Broker>) -> Trial {
     Trial::test(test.name, move || {
         let runtime = runtime(2);
@@ -173,13 +210,16 @@ fn trial(test: Test, broker: Arc<Broker>) -> Trial {
         let told = runtime.block_on(async {
             // In a task of its own, so that its panic ends the test and not its cleanup.
             let mut task = tokio::spawn((test.run)(context));
-            let told = match tokio::time::timeout(TEST_MAX, &mut task).await {
+            let told = match tokio::time::timeout(test_max(), &mut task).await {
                 Ok(Ok(Ok(()))) => Ok(()),
                 Ok(Ok(Err(error))) => Err(format!("{error:?}")),
                 Ok(Err(failure)) => Err(panic_message(failure)),
                 Err(_) => {
                     task.abort();
-                    Err(format!("did not end within {TEST_MAX:?}: it waits for something that never comes"))
+                    Err(format!(
+                        "did not end within {:?}: it waits for something that never comes",
+                        test_max()
+                    ))
                 }
             };
             match (told, broker.clean_up(&prefix).await) {

@@ -60,6 +60,40 @@ impl Lines {
         }
     }
 
+    /// Waits for the first line from number `from` on that `is` says yes to, and looks at no line twice. Gives it,
+    /// and the number of the next.
+    #[allow(dead_code, reason = "for what measures, and shares this with the tests")]
+    pub(crate) async fn wait_from(
+        &self,
+        from: usize,
+        what: &str,
+        is: impl Fn(&str) -> bool,
+    ) -> Result<(String, usize)> {
+        let mut next = from;
+        let waiting = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let found = {
+                    let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                    let at = lines.iter().skip(next).position(|line| is(line));
+                    let found = at.map(|at| (lines[next + at].clone(), next + at + 1));
+                    next = lines.len();
+                    found
+                };
+                if let Some(found) = found {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(found) => Ok(found),
+            Err(_) => bail!("no {what} within {PATIENCE:?}"),
+        }
+    }
+
     /// Waits for the first log line of this event, where the log is JSON.
     pub(crate) async fn event(&self, name: &str) -> Result<Value> {
         let is = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["event"] == name);

@@ -28,12 +28,17 @@ pub(crate) struct Frame {
     method: u16,
     /// All of it must be in the frame.
     contains: Vec<Vec<u8>>,
+    /// This, with an empty short text behind it, must not be in the frame.
+    not_before_nothing: Option<Vec<u8>>,
 }
 
 impl Frame {
-    /// A publish to this exchange.
+    /// A publish to this exchange of a message with a routing key: without one a worker only asks, before it takes work,
+    /// whether it may publish there.
     pub(crate) fn publish_to(exchange: &str) -> Frame {
-        Frame { class: 60, method: 40, contains: vec![short_string(exchange)] }
+        let exchange = short_string(exchange);
+        let contains = vec![exchange.clone()];
+        Frame { class: 60, method: 40, contains, not_before_nothing: Some(exchange) }
     }
 
     /// The same, if it also holds this text: of a publish, the routing key.
@@ -44,16 +49,18 @@ impl Frame {
 
     /// An ack.
     pub(crate) fn ack() -> Frame {
-        Frame { class: 60, method: 80, contains: Vec::new() }
+        Frame { class: 60, method: 80, contains: Vec::new(), not_before_nothing: None }
     }
 
     /// `frame` is all of it: type, channel, size, payload, end.
     fn is(&self, frame: &[u8]) -> bool {
         let Some((head, payload)) = frame.split_at_checked(7) else { return false };
         let method = [self.class.to_be_bytes(), self.method.to_be_bytes()].concat();
+        let has = |part: &[u8]| payload.windows(part.len()).any(|window| window == part);
         head[0] == METHOD
             && payload.starts_with(&method)
-            && self.contains.iter().all(|part| payload.windows(part.len()).any(|window| window == part))
+            && self.contains.iter().all(|part| has(part))
+            && !self.not_before_nothing.as_ref().is_some_and(|part| has(&[part, &[0][..]].concat()))
     }
 }
 

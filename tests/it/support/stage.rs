@@ -12,7 +12,9 @@ use cancel_worker::amqp::{PublishSession, Settings, Stopped, Timeouts, Topology}
 use cancel_worker::clock::{Clock, Dice};
 use cancel_worker::config::{self, Config};
 use cancel_worker::domain::intent::Kind;
+use cancel_worker::domain::lateness::Limits;
 use cancel_worker::gateway::Gateway;
+use cancel_worker::memory::Delays;
 use cancel_worker::simulator::{Merchant, Simulator, SimulatorConfig};
 use cancel_worker::wire::envelope::{Address, Headers, Message, Messages};
 use cancel_worker::worker::{self, Worker};
@@ -48,6 +50,9 @@ age_max = "60s"
 [rollback]
 wait = "200ms"
 "#;
+
+/// Over it where nothing hangs: on a machine that is busy, no answer is too late.
+pub(crate) const UNHURRIED: &str = "gateway.call_timeout = '20s'\ninquiry.quiet = '20s'\n";
 
 /// One test's world.
 pub(crate) struct Stage {
@@ -121,6 +126,24 @@ impl Stage {
 
     /// Starts a worker in this process that lives by this clock.
     pub(crate) fn work_by(&self, clock: Clock) -> Result<Working> {
+        self.work_with(clock, Dice::system())
+    }
+
+    /// Starts a worker in this process with a clock and dice of the test's choice.
+    pub(crate) fn work_with(&self, clock: Clock, dice: Dice) -> Result<Working> {
+        self.work_as(clock, dice, |_| {})
+    }
+
+    /// Starts a worker in this process that calls delays late and stuck by these limits, and gives what it knows of them.
+    pub(crate) fn work_watching(&self, limits: Limits) -> Result<(Working, Arc<Delays>)> {
+        let delays = Arc::new(Delays::new(&load(&self.toml)?.policy.tiers, limits));
+        let working = self.work_as(Clock::system(), Dice::system(), |worker| {
+            worker.delays = Arc::clone(&delays);
+        })?;
+        Ok((working, delays))
+    }
+
+    fn work_as(&self, clock: Clock, dice: Dice, make: impl FnOnce(&mut Worker)) -> Result<Working> {
         let config = load(&self.toml)?;
         let gateway = Gateway::new(&config.gateway, &config.merchants)?;
         let settings = Settings::new(
@@ -130,7 +153,9 @@ impl Stage {
             &config.policy.tiers,
             Timeouts::default(),
         )?;
-        let worker = Arc::new(Worker::new(&config, gateway, clock, Dice::system()));
+        let mut worker = Worker::new(&config, gateway, clock, dice);
+        make(&mut worker);
+        let worker = Arc::new(worker);
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let grace = config.grace;
@@ -294,6 +319,16 @@ impl Ledger {
 
     /// Waits until `found` says yes of everything so far.
     pub(crate) async fn wait_for(&self, what: &str, found: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        self.wait_within(PATIENCE, what, found).await
+    }
+
+    /// The same with another patience.
+    pub(crate) async fn wait_within(
+        &self,
+        patience: Duration,
+        what: &str,
+        found: impl Fn(&[Value]) -> bool,
+    ) -> Result<Vec<Value>> {
         let waiting = async {
             loop {
                 let changed = self.changed.notified();
@@ -307,9 +342,9 @@ impl Ledger {
                 changed.await;
             }
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
+        match tokio::time::timeout(patience, waiting).await {
             Ok(events) => Ok(events),
-            Err(_) => bail!("no {what} within {PATIENCE:?}; so far: {:#?}", self.events()),
+            Err(_) => bail!("no {what} within {patience:?}; so far: {:#?}", self.events()),
         }
     }
 

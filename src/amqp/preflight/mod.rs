@@ -1,0 +1,459 @@
+//! Does the broker fit? Looked at before a letter is taken; while it does not, no letter is taken, and every finding is
+//! told with the command that mends it.
+//!
+//! Two eyes: AMQP sees what is missing and, by declaring, what was declared differently; the management API, where
+//! there is one, sees policies, bindings, and what the permissions hide from AMQP. What neither could see is said, and
+//! stops nobody.
+//!
+//! When: until the broker was found to fit, everything is looked at before the first letter. From then on a new
+//! generation declares or asks for everything at once, as fast as the broker answers, and the management API is looked
+//! at beside the work: first when its statistics are newer than the generation, then every minute. What it finds ends
+//! the generation: what is in hand is finished, nothing more is taken, and all is looked at again.
+
+mod by_amqp;
+mod compare;
+mod finding;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lapin::Connection;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use finding::{Finding, Object, PolicyName, Problem, Report, Unseen};
+
+use super::connect::{Broker, Error};
+use super::declare::{all_are_there, declare};
+use super::generation::Role;
+use super::permissions;
+use super::topology::{Topology, Who};
+use crate::config::Declare;
+use crate::management::{Management, Names, NotSeen};
+use crate::telemetry::events;
+use by_amqp::{Doing, Looked};
+use compare::{Expected, Policies};
+pub(super) use finding::Place;
+
+/// How long the management API may take for all of its lists.
+const MANAGEMENT_MAX: Duration = Duration::from_secs(10);
+
+/// The broker counts every five seconds: so long is waited for the statistics of queues that are new, where only they
+/// tell which operator policy applies.
+const STATISTICS_MAX: Duration = Duration::from_secs(12);
+const STATISTICS_ASKED_EVERY: Duration = Duration::from_millis(500);
+
+/// After so long what the broker has counted is newer than the generation.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
+
+/// How often the management API is looked at while letters are taken.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What a look must know beside the topology.
+#[derive(Debug, Clone, Default)]
+pub struct Requirements {
+    /// The worker whose permissions are asked about, by what it does about what is missing; `None`: it is a person who
+    /// looks, whose permissions are their own affair.
+    pub worker: Option<Declare>,
+    /// The longest that a letter is in hand, from its delivery to its ack; `None`: nobody knows, and the consumer
+    /// timeout is not judged.
+    pub handling_max: Option<Duration>,
+    /// The management API, where there is one.
+    pub management: Option<Management>,
+}
+
+/// Looks at everything, once, and changes nothing.
+///
+/// # Errors
+/// When the broker cannot be asked.
+pub async fn inspect(
+    broker: &Broker,
+    topology: &Topology,
+    requirements: &Requirements,
+) -> Result<Report, Error> {
+    let (connection, at) = broker.connect(Role::Consume, 0).await?;
+    let look = Look { broker, connection: &connection, vhost: broker.vhost(at), topology, requirements };
+    let report = look.whole().await;
+    broker.close(&connection).await;
+    report
+}
+
+/// Declares what is missing, and says all that differs.
+///
+/// # Errors
+/// [`Error::Unfit`] with all that differs; or the broker cannot be asked.
+pub async fn apply(broker: &Broker, topology: &Topology) -> Result<(), Error> {
+    let (connection, at) = broker.connect(Role::Consume, 0).await?;
+    let requirements = Requirements::default();
+    let look = Look {
+        broker,
+        connection: &connection,
+        vhost: broker.vhost(at),
+        topology,
+        requirements: &requirements,
+    };
+    let applied = look.declared().await;
+    broker.close(&connection).await;
+    match applied?.findings {
+        findings if findings.is_empty() => Ok(()),
+        findings => Err(Error::Unfit { findings }),
+    }
+}
+
+/// The look before letters are taken, and what is remembered of it. Outlives every generation.
+#[derive(Debug, Clone)]
+pub(super) struct Preflight(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requirements: Requirements,
+    /// The last look found nothing.
+    fits: AtomicBool,
+    /// What could not be seen has been said.
+    unseen_told: AtomicBool,
+}
+
+impl Preflight {
+    pub(super) fn new(requirements: Requirements) -> Preflight {
+        let inner = Inner { requirements, fits: AtomicBool::new(false), unseen_told: AtomicBool::new(false) };
+        Preflight(Arc::new(inner))
+    }
+
+    /// What it must know.
+    pub(super) fn requirements(&self) -> &Requirements {
+        &self.0.requirements
+    }
+
+    /// Declares what is missing, where that is ours to do, and looks whether the broker fits: at everything, unless it
+    /// was found to fit before.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] with all that is wrong; or the broker cannot be asked.
+    pub(super) async fn before_consuming(
+        &self,
+        broker: &Broker,
+        connection: &Connection,
+        at: usize,
+        topology: &Topology,
+    ) -> Result<(), Error> {
+        let Inner { requirements, fits, unseen_told } = &*self.0;
+        let look = Look { broker, connection, vhost: broker.vhost(at), topology, requirements };
+        // Boxed: whoever runs generations need not hold the room that only a look needs.
+        let report = if fits.load(Ordering::Relaxed) {
+            Box::pin(look.quick()).await?
+        } else {
+            Box::pin(look.thorough()).await?
+        };
+        if !unseen_told.swap(true, Ordering::Relaxed) {
+            for unseen in &report.unseen {
+                events::not_checked(&unseen.what, &unseen.why);
+            }
+        }
+        fits.store(report.findings.is_empty(), Ordering::Relaxed);
+        if report.findings.is_empty() { Ok(()) } else { Err(Error::Unfit { findings: report.findings }) }
+    }
+
+    /// What the broker's refusal of a consumer means: that we may not read the queue is a finding.
+    pub(super) fn refused(&self, error: Error, vhost: &str, topology: &Topology, queue: &str) -> Error {
+        match error.said() {
+            Some((permissions::NOT_ALLOWED, _)) => {
+                self.0.fits.store(false, Ordering::Relaxed);
+                let place = place(&self.0.requirements, vhost, topology);
+                let object = Object::Queue(queue.to_owned());
+                Error::Unfit { findings: vec![place.not_permitted(object, "consume from")] }
+            }
+            Some(_) | None => error,
+        }
+    }
+
+    /// Looks at the management API beside the work, and says through `unfit` when the broker does not fit any more.
+    pub(super) fn watch(
+        &self,
+        broker: &Broker,
+        at: usize,
+        topology: &Arc<Topology>,
+        unfit: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (inner, topology) = (Arc::clone(&self.0), Arc::clone(topology));
+        let (vhost, shown) = (broker.vhost(at).to_owned(), broker.shown(at));
+        async move {
+            let Some(management) = &inner.requirements.management else { return };
+            let place = place(&inner.requirements, &vhost, &topology);
+            let handling_max = inner.requirements.handling_max;
+            let expected = Expected { topology: &topology, place: &place, handling_max };
+            let mut next = Instant::now() + FIRST_LOOK_AFTER;
+            loop {
+                sleep_until(next).await;
+                next += LOOK_EVERY;
+                let report =
+                    by_management(management, &vhost, &expected, Bindings::Asked, Statistics::AsTheyAre)
+                        .await;
+                if !report.findings.is_empty() {
+                    inner.fits.store(false, Ordering::Relaxed);
+                    tell(&shown, &report.findings);
+                    unfit.cancel();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Tells every finding.
+pub(super) fn tell(broker: &str, findings: &[Finding]) {
+    for finding in findings {
+        events::broker_does_not_fit(
+            broker,
+            &finding.object.to_string(),
+            &finding.argument(),
+            finding.found(),
+            finding.expected(),
+            &finding.mend,
+        );
+    }
+}
+
+fn place(requirements: &Requirements, vhost: &str, topology: &Topology) -> Place {
+    let worker = Who::Worker(requirements.worker.unwrap_or(Declare::Missing));
+    Place::new(vhost, requirements.management.as_ref(), topology.permissions(worker))
+}
+
+/// One look at one broker.
+struct Look<'a> {
+    broker: &'a Broker,
+    connection: &'a Connection,
+    vhost: &'a str,
+    topology: &'a Topology,
+    requirements: &'a Requirements,
+}
+
+impl Look<'_> {
+    /// Everything, changing nothing.
+    async fn whole(&self) -> Result<Report, Error> {
+        let by_amqp = self.each(Doing::Looking).await?;
+        self.rest(by_amqp, Bindings::Asked).await
+    }
+
+    /// Everything, after what is missing was declared where that is ours to do.
+    async fn thorough(&self) -> Result<Report, Error> {
+        match self.requirements.worker {
+            Some(Declare::Missing) => {
+                // A binding that was declared a moment ago is there.
+                let declared = self.declared().await?;
+                self.rest(declared, Bindings::NotAsked).await
+            }
+            Some(Declare::Nothing) | None => self.whole().await,
+        }
+    }
+
+    /// All at once, as fast as the broker answers; thing by thing only if something is wrong.
+    async fn quick(&self) -> Result<Report, Error> {
+        let looked = match self.requirements.worker {
+            Some(Declare::Missing) => self.declared().await?,
+            Some(Declare::Nothing) | None => {
+                match all_are_there(self.broker, self.connection, self.topology).await {
+                    Ok(()) => Looked::default(),
+                    Err(error) if error.is_refusal() => self.each(Doing::Looking).await?,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        Ok(Report { findings: looked.findings, unseen: Vec::new() })
+    }
+
+    /// Declares everything at once; thing by thing only if something is wrong.
+    async fn declared(&self) -> Result<Looked, Error> {
+        match declare(self.broker, self.connection, self.topology).await {
+            Ok(()) => Ok(Looked::default()),
+            Err(error) if error.is_refusal() => self.each(Doing::Declaring).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn each(&self, doing: Doing) -> Result<Looked, Error> {
+        by_amqp::look(self.broker, self.connection, self.topology, &self.place(), doing).await
+    }
+
+    /// What AMQP's declarations do not tell: permissions, and what the management API sees.
+    async fn rest(&self, by_amqp: Looked, bindings: Bindings) -> Result<Report, Error> {
+        let place = self.place();
+        let Requirements { worker, handling_max, management } = self.requirements;
+        let expected = Expected { topology: self.topology, place: &place, handling_max: *handling_max };
+        let permissions = async {
+            match worker {
+                Some(_) => permissions::ask(self.broker, self.connection, self.topology, &place).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let by_management = async {
+            match management {
+                Some(management) => {
+                    by_management(management, self.vhost, &expected, bindings, Statistics::WaitedFor).await
+                }
+                None => without_management(),
+            }
+        };
+        let (permissions, mut report) = tokio::join!(permissions, by_management);
+        let Looked { findings, not_compared } = by_amqp;
+        // Where an end is missing, so is the binding: one finding for one thing to mend.
+        let missing: Vec<&Object> =
+            findings.iter().filter(|it| it.problem == Problem::Missing).map(|it| &it.object).collect();
+        report.findings.retain(|finding| !missing.iter().any(|end| finding.object.ends_at(end)));
+        report.add(findings);
+        match worker {
+            // Whoever declares must be allowed to.
+            Some(Declare::Missing) => report.add(not_compared),
+            Some(Declare::Nothing) | None if management.is_some() || not_compared.is_empty() => {}
+            Some(Declare::Nothing) | None => report.add_unseen(
+                format!("the arguments of {} exchanges and queues", not_compared.len()),
+                "without the permission to configure them AMQP does not compare them; amqp.management_url would",
+            ),
+        }
+        report.add(permissions?);
+        Ok(report)
+    }
+
+    fn place(&self) -> Place {
+        place(self.requirements, self.vhost, self.topology)
+    }
+}
+
+/// Whether the bindings are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bindings {
+    Asked,
+    NotAsked,
+}
+
+/// Whether somebody waits for the broker to count queues that are new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Statistics {
+    WaitedFor,
+    AsTheyAre,
+}
+
+const BY_MANAGEMENT: &str = "what policies change, bindings, and consumer timeouts";
+
+fn without_management() -> Report {
+    let mut report = Report::default();
+    report.add_unseen(BY_MANAGEMENT, "amqp.management_url is not set, and AMQP does not tell");
+    report
+}
+
+/// All that the management API shows: one request a list, all at the same time.
+async fn by_management(
+    management: &Management,
+    vhost: &str,
+    expected: &Expected<'_>,
+    bindings: Bindings,
+    statistics: Statistics,
+) -> Report {
+    let topology = expected.topology;
+    let begun = Instant::now();
+    let deadline = begun + MANAGEMENT_MAX;
+    let queue_names = Names::new(topology.queues().iter().map(|queue| queue.name.as_str()));
+    let exchange_names = Names::new(topology.exchanges().iter().map(|exchange| exchange.name.as_str()));
+    let bindings = async {
+        match bindings {
+            Bindings::Asked => Some(management.bindings(vhost, deadline).await),
+            Bindings::NotAsked => None,
+        }
+    };
+    let (queues, counted, exchanges, bindings, policies, operator_policies, flags) = tokio::join!(
+        management.queues(vhost, &queue_names, deadline),
+        management.queue_policies(vhost, &queue_names, deadline),
+        management.exchanges(vhost, &exchange_names, deadline),
+        bindings,
+        management.policies(vhost, deadline),
+        management.operator_policies(vhost, deadline),
+        management.feature_flags(deadline),
+    );
+    let mut report = Report::default();
+    let queues = match queues {
+        Ok(queues) => queues,
+        Err(why) => {
+            // Then nothing else of it is worth a line of its own.
+            report.add_unseen(BY_MANAGEMENT, format!("{why} ({management})"));
+            return report;
+        }
+    };
+    report.add(expected.queues(&queues));
+    let unknown: Vec<&str> = topology
+        .queues()
+        .iter()
+        .map(|queue| queue.name.as_str())
+        .filter(|name| !queues.iter().any(|row| row.name == *name))
+        .collect();
+    let mut counted = seen(&mut report, "operator policies of queues", counted).unwrap_or_default();
+    let policies = seen(&mut report, "what policies set", policies);
+    let operator_policies = seen(&mut report, "what operator policies set", operator_policies);
+    // Where there is no operator policy, none applies.
+    let may_be_hidden = !operator_policies.as_ref().is_some_and(Vec::is_empty);
+    let present = |name: &String| !unknown.contains(&name.as_str());
+    let mut uncounted = expected.without_statistics(&counted);
+    uncounted.retain(present);
+    while may_be_hidden
+        && statistics == Statistics::WaitedFor
+        && !uncounted.is_empty()
+        && begun.elapsed() < STATISTICS_MAX
+    {
+        tokio::time::sleep(STATISTICS_ASKED_EVERY).await;
+        let deadline = Instant::now() + MANAGEMENT_MAX;
+        if let Ok(newer) = management.queue_policies(vhost, &queue_names, deadline).await {
+            counted = newer;
+            uncounted = expected.without_statistics(&counted);
+            uncounted.retain(present);
+        }
+    }
+    if may_be_hidden && !uncounted.is_empty() {
+        let what = format!("operator policies of {} queues", uncounted.len());
+        report.add_unseen(what, "the broker has no statistics of them");
+    }
+    let applied = Policies {
+        now: &queues,
+        counted: &counted,
+        policies: policies.as_deref(),
+        operator_policies: operator_policies.as_deref(),
+    };
+    report.add(expected.queue_policies(&applied));
+
+    if let Some(exchanges) = seen(&mut report, "what policies change about exchanges", exchanges) {
+        report.add(expected.exchanges(&exchanges));
+        if let Some(policies) = &policies {
+            report.add(expected.exchange_policies(&exchanges, policies));
+        }
+    }
+    if let Some(bindings) = bindings.and_then(|bindings| seen(&mut report, "bindings", bindings)) {
+        report.add(expected.bindings(&bindings));
+    }
+    // That a queue of a kind is there proves the feature. So nothing is said where only administrators may see it.
+    if let Ok(flags) = flags {
+        report.add(expected.flags(&flags));
+    }
+    match expected.handling_max {
+        None => report.add_unseen("consumer timeouts", "how long a letter may be in hand is in the configuration"),
+        Some(_) if expected.all_have_their_consumer_timeout(&queues, &applied) => {}
+        Some(handling_max) => report.add_unseen(
+            "the broker's own consumer_timeout",
+            format!(
+                "no API tells it; `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'` does, and it must \
+                 be at least {} ms (RabbitMQ's default is 1800000)",
+                handling_max.as_millis()
+            ),
+        ),
+    }
+    report
+}
+
+fn seen<T>(report: &mut Report, what: &str, list: Result<T, NotSeen>) -> Option<T> {
+    match list {
+        Ok(list) => Some(list),
+        Err(why) => {
+            report.add_unseen(what, why);
+            None
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Notices a broker that says nothing any more: asks it something small again and again, and counts only answers.
+//!
+//! The heartbeats of the client library are not enough. They end a connection on which nothing *arrives*, after two
+//! to two and a half heartbeats; a connection on which nothing of ours *goes out* looks alive to them for as long as
+//! the broker talks.
+
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::BasicQosOptions;
+use tokio::time::{sleep, timeout};
+
+use super::connect::HEARTBEAT_S;
+use super::generation::{Ended, Fault, Generation, Role};
+
+/// How often is asked, and how long an answer may take: together less than two heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    every: Duration,
+    answer_max: Duration,
+}
+
+impl Pace {
+    /// By the heartbeat that was agreed on, in seconds. Where there is none, by ours: no wait is without an end.
+    pub(super) fn of(heartbeat_s: u16) -> Pace {
+        let heartbeat = match heartbeat_s {
+            0 => Duration::from_secs(u64::from(HEARTBEAT_S)),
+            seconds => Duration::from_secs(u64::from(seconds)),
+        };
+        // A busy broker may be slow to answer, so most of the time is left to it.
+        Pace { every: heartbeat / 4, answer_max: heartbeat * 3 / 2 }
+    }
+}
+
+/// Ends the generation when an answer does not come in time. `channel` is used for nothing else.
+pub(super) async fn watch_answers(role: Role, channel: Channel, pace: Pace, generation: Generation) {
+    let mut blocked = generation.blocked();
+    loop {
+        sleep(pace.every).await;
+        match role {
+            Role::Consume => {}
+            // During an alarm nothing is written on it, and a broker that takes nothing need not be dead. That it
+            // still sends its heartbeats is seen by the client library.
+            Role::Publish => {
+                if blocked.wait_for(Option::is_none).await.is_err() {
+                    return;
+                }
+            }
+        }
+        // Set again to the same: any question will do, and this one needs no permission and changes nothing.
+        let asking = channel.basic_qos(1, BasicQosOptions { global: false });
+        let why = tokio::select! {
+            biased;
+            answered = timeout(pace.answer_max, asking) => match answered {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => Ended::ConnectionLost { role, source: Some(Fault(error)) },
+                Err(_) => Ended::Silent { role },
+            },
+            // The question lies on our side, or unread on the other.
+            _ = blocked.wait_for(Option::is_some), if role == Role::Publish => continue,
+        };
+        generation.end(why);
+        return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_noticed_within_two_heartbeats() {
+        for heartbeat_s in [1, 2, 10, 60, u16::MAX] {
+            let Pace { every, answer_max } = Pace::of(heartbeat_s);
+            assert!(every + answer_max < 2 * Duration::from_secs(u64::from(heartbeat_s)), "{heartbeat_s} s");
+        }
+    }
+
+    #[test]
+    fn where_heartbeats_are_off_answers_are_still_asked_for() {
+        assert_eq!(Pace::of(0), Pace::of(HEARTBEAT_S));
+    }
+}
