@@ -4,14 +4,14 @@
 CARGO_FLAGS := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
-.PHONY: help rust demo test test-unit test-it fmt lint check build release doc deny images images-rm
+.PHONY: help rust demo test test-unit test-it chaos chaos-full recovery confirms bench-isolation fmt lint check build release doc deny images images-rm
 
 help: ## Print this help
 	@echo "cancel-worker: make VERB"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "demo and test find a RabbitMQ by themselves: AMQP_URL if it is set, else Docker, else an installed or"
+	@echo "demo, test and chaos find a RabbitMQ by themselves: AMQP_URL if it is set, else Docker, else an installed or"
 	@echo "installable rabbitmq-server. BROKER=url, BROKER=docker or BROKER=native forces a way."
 
 rust:
@@ -33,12 +33,29 @@ test-it: rust ## Run the tests that need a RabbitMQ; TEST=name runs those whose 
 	cargo test $(CARGO_FLAGS) --no-run --test it
 	deploy/rabbitmq/each-version -- cargo test --quiet $(CARGO_FLAGS) --test it -- $(TEST)
 
+bench-isolation: rust ## Measure how much the lanes feel of each other's trouble
+	cargo test $(CARGO_FLAGS) --release --no-run --test isolation
+	deploy/rabbitmq/with-broker -- cargo test --quiet $(CARGO_FLAGS) --release --test isolation
+
+recovery: rust ## Measure how soon a worker consumes again after 200 lost brokers: target/recovery.json (8 minutes)
+	cargo test $(CARGO_FLAGS) --test recovery
+
+confirms: rust ## Prove that confirms are exact over 600 generations (5 minutes)
+	cargo test $(CARGO_FLAGS) --no-run --test it
+	CONFIRMS_GENERATIONS=200 TEST_MAX_S=900 cargo test --quiet $(CARGO_FLAGS) --test it -- our_publisher --nocapture
+
+chaos: rust ## Break workers, network, broker and gateway under load, and balance the books; CHAOS_ONLY=name runs one scenario
+	cargo test --quiet $(CARGO_FLAGS) --test chaos
+
+chaos-full: rust ## The same with thousands of intents in each scenario; CHAOS_SEED=number gives other payments and moments
+	cargo test --quiet $(CARGO_FLAGS) --release --test chaos -- --full
+
 fmt: rust ## Format the code
 	cargo fmt
 
 lint: rust ## Check format, lints and scripts; a warning fails
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --all-targets --test recovery --test isolation -- -D warnings
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then \
 	  echo "shellcheck $(SCRIPTS)"; shellcheck --shell bash --severity warning $(SCRIPTS); \
@@ -47,7 +64,7 @@ lint: rust ## Check format, lints and scripts; a warning fails
 SCRIPTS := .ci/run .ci/banned-crates $(wildcard deploy/rabbitmq/*)
 
 check: rust ## Compile everything without building it
-	cargo check $(CARGO_FLAGS) --all-targets
+	cargo check $(CARGO_FLAGS) --all-targets --test recovery --test isolation
 
 build: rust ## Build for development
 	cargo build $(CARGO_FLAGS)

@@ -1,0 +1,123 @@
+//! The books notice: where something is wrong, they do not balance. A healthy run is tampered with in every way that
+//! they must see, and exactly that must be counted.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use cancel_worker::domain::intent::Kind;
+use cancel_worker::simulator::PaymentState;
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Connection};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::books::{self, Books, Leave};
+use super::ledger::Event;
+use super::load::Wish;
+use super::stage::{Play, Setting, Stage};
+
+/// Tampers with the traces of a healthy run, one thing after the other.
+pub(crate) async fn the_books_notice(play: Play) -> Result<()> {
+    let mut stage = Stage::set(play, Setting::default()).await?;
+    let worker = stage.worker().await?;
+    let mut plan = stage.plan();
+    // Kinds of which none ends in the dead letters: those are counted once.
+    plan.kinds = &[Kind::TransactionCancel, Kind::AsyncCancel, Kind::SyncCancelRollback];
+    let mut load = stage.load(plan);
+    stage.wind_up(&mut load, vec![worker]).await?;
+    let mut wishes = load.wishes();
+    let healthy = books::balance(&stage, &wishes, Leave::Nothing).await?;
+    ensure!(healthy.balance(), "a healthy run does not balance: {:#?}", healthy.complaints);
+
+    let cancelled = find(&stage, &wishes, Kind::TransactionCancel, PaymentState::Cancelled)?;
+
+    // An intent that nobody has heard of again.
+    let forgotten = Wish { id: Uuid::from_u128(1), confirmed: true, ..cancelled.clone() };
+    wishes.push(forgotten.clone());
+    notices(&stage, &wishes, "lost", |books| books.lost == 1).await?;
+    // The same, lying in a queue.
+    publish(&stage, &forgotten).await?;
+    notices(&stage, &wishes, "stuck", |books| (books.stuck, books.lost) == (1, 0)).await?;
+    wishes.pop();
+
+    // The gateway is called for a payment that is cancelled already.
+    call_again(&stage, &cancelled).await?;
+    notices(&stage, &wishes, "a call after the effect", |books| books.calls_after_effect == 1).await?;
+
+    // Another end for what has one, which is untrue, too.
+    stage.ledgers[0].move_here([forged(&cancelled, "rejected", Some("already_refunded"))]);
+    notices(&stage, &wishes, "an untrue end, and another one", |books| {
+        books.contradictions > 0 && books.false_outcomes > 0
+    })
+    .await?;
+    // A second effect cannot be brought about: the simulator refuses it, as the gateway does.
+    stage.strike().await
+}
+
+async fn notices(
+    stage: &Stage,
+    wishes: &[Wish],
+    what: &str,
+    is_noticed: impl Fn(&Books) -> bool,
+) -> Result<()> {
+    let books = books::balance(stage, wishes, Leave::Nothing).await?;
+    ensure!(!books.balance() && is_noticed(&books), "the books do not notice {what}: {books:#?}");
+    Ok(())
+}
+
+fn find(stage: &Stage, wishes: &[Wish], kind: Kind, state: PaymentState) -> Result<Wish> {
+    let is = |wish: &&Wish| {
+        wish.kind == kind
+            && stage
+                .simulator
+                .truth_of(&wish.payments[0].id)
+                .is_some_and(|truth| truth.state == state && truth.effects.cancels == 1)
+    };
+    wishes.iter().find(is).cloned().context("no such payment; another seed has one")
+}
+
+async fn publish(stage: &Stage, wish: &Wish) -> Result<()> {
+    let body = serde_json::to_vec(&json!({ "intentId": wish.id }))?;
+    let lane = format!("{}.intents.{}", stage.topology.prefix(), wish.kind);
+    let visit = |connection: Arc<Connection>| async move {
+        let channel = connection.create_channel().await?;
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.confirm_select(Default::default()).await?;
+        channel.basic_publish("".into(), lane.as_str().into(), options, &body, properties).await?.await?;
+        Ok(())
+    };
+    stage.broker.visit(visit).await
+}
+
+async fn call_again(stage: &Stage, wish: &Wish) -> Result<()> {
+    let intent: Value = serde_json::from_slice(&wish.body)?;
+    let payment = &intent["payment"];
+    let url = format!("{}/api/paywall/private/cancel/by/uniqueCode", stage.simulator.urls().private);
+    let body = json!({ "UniqueCode": payment["uniqueCode"], "Date": payment["date"] });
+    reqwest::Client::builder()
+        .no_proxy()
+        .build()?
+        .post(url)
+        .header("apikeyprivate", "default-private-key")
+        .header("apiclientprivate", "default-private-client")
+        .json(&body)
+        .send()
+        .await?;
+    Ok(())
+}
+
+fn forged(wish: &Wish, status: &str, reason: Option<&str>) -> Event {
+    Event {
+        id: Uuid::new_v5(&wish.id, status.as_bytes()).to_string(),
+        subject: wish.id.to_string(),
+        intent: wish.id,
+        of_item: false,
+        kind: wish.kind.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: reason.map(str::to_owned),
+        terminal: true,
+        order: Some(wish.order.clone()),
+        decided_at: None,
+        heard_at: cancel_worker::clock::Clock::system().now(),
+    }
+}
