@@ -37,7 +37,7 @@ use crate::domain::retry::{Tier, elapsed, later};
 use crate::domain::step::{Call, Inquiry, Order};
 use crate::gateway::{Gateway, call_path};
 use crate::lanes::{Hindrance, Lanes, ROOM_WAIT_MAX};
-use crate::memory::{Begun, Delays, Letters, Ordered, Told};
+use crate::memory::{Begun, Delays, Letters, Moves, Ordered, Told};
 use crate::telemetry::events::Of;
 use crate::telemetry::{carrier, events, spans};
 use crate::wire::envelope::{Address, HeaderValue, Headers, Letter, Message, Messages, Redelivered, Source};
@@ -51,6 +51,9 @@ const ORDERED_LEN_MAX: usize = 100_000;
 
 /// A step that is handled alone is cut off after this, so that those who wait behind it are not forgotten.
 const ALONE_MAX: Duration = Duration::from_secs(5);
+
+/// So long at most does a step that is handled alone wait for other letters to be settled where they came from.
+const SETTLED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// So much is remembered of letters whose deliveries were lost with their connection.
 const LETTERS_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -78,6 +81,8 @@ pub struct Worker {
     pub lanes: Lanes,
     /// The letters that this process has in hand, or has decided about.
     pub letters: Arc<Letters>,
+    /// The letters that are on their way to where they are handled alone.
+    pub moves: Moves,
     /// The letters that need nothing but an ack when they come again.
     pub told: Told<Confirmed>,
     /// Whether waits end on time.
@@ -97,6 +102,7 @@ impl Worker {
             dice,
             ordered: Ordered::new(ORDERED_LEN_MAX),
             letters: Arc::new(Letters::new(LETTERS_BYTES_MAX)),
+            moves: Moves::default(),
             told: Told::new(TOLD_BYTES_MAX),
             delays: Arc::new(Delays::new(&config.policy.tiers, Limits::default())),
         }
@@ -115,17 +121,24 @@ impl Worker {
         let Delivery { letter, unsettled } = delivery;
         let mut begun = self.letters.begin(&letter).await;
         let generation = unsettled.generation().number();
-        let announced = match self.told.take(&letter, generation, self.clock.now()) {
+        let (announced, moving) = match self.told.take(&letter, generation, self.clock.now()) {
             Some(proof) => {
                 events::told_before(letter.source);
-                unsettled.announced_before(proof)
+                (unsettled.announced_before(proof), None)
             }
             None => {
                 let messages = self.messages(&letter, &mut begun).await;
-                self.announce(unsettled, messages, &letter, publisher).await?
+                let moving = is_suspect(&messages).then(|| self.moves.begin());
+                (self.announce(unsettled, messages, &letter, publisher).await?, moving)
             }
         };
-        let (proof, settled) = match announced.settle().instrument(spans::settle(queue)).await {
+        let settling = async {
+            match moving {
+                Some(_moving) => announced.settle_for_good().await,
+                None => announced.settle().await,
+            }
+        };
+        let (proof, settled) = match settling.instrument(spans::settle(queue)).await {
             Ok(proof) => (proof, Ok(())),
             Err(Unacked { proof, interrupted }) => (proof, Err(interrupted)),
         };
@@ -197,6 +210,10 @@ impl Worker {
         };
         if let Some(messages) = self.isolate(letter, trace) {
             return messages;
+        }
+        if letter.source == Source::Isolation {
+            // It may take the process down, which should cost nobody a second life, nor itself. But nobody waits for ever.
+            let _ = tokio::time::timeout(SETTLED_WAIT_MAX, self.moves.none()).await;
         }
         match AssertUnwindSafe(self.step(letter)).catch_unwind().await {
             Ok(messages) => messages,
@@ -539,6 +556,11 @@ fn is_remembered(kind: Kind, verdict: &Verdict) -> bool {
     is_ordered && kind != Kind::ApmProvisionCancel
 }
 
+/// Whether what is decided is to handle the letter alone.
+fn is_suspect(messages: &Messages) -> bool {
+    messages.as_slice().iter().any(|message| message.address == Address::Isolation)
+}
+
 /// The kind whose lane a letter came through.
 fn lane_of(letter: &Letter) -> Kind {
     match letter.source {
@@ -556,6 +578,7 @@ fn lane_of(letter: &Letter) -> Kind {
 /// It is the sum of what a delivery may have to wait for, one after the other, each at its own deadline:
 ///
 /// - the permit of a story that outlived its generation, and is still speaking to the gateway;
+/// - of a letter that is handled alone, others that are still on their way there, for that story and for its own;
 /// - room at the API, for that story and for its own;
 /// - its own time with the gateway: the longer of a look, and of a call with the look after its success;
 /// - the confirm of what is announced, and where that is refused, the confirm of its parking;
@@ -573,6 +596,7 @@ pub fn handling_max(config: &crate::config::Config, timeouts: &amqp::Timeouts) -
     });
     let with_gateway = with_gateway.max().unwrap_or(call_timeout);
     let announcing = timeouts.confirm.saturating_mul(2);
+    let with_gateway = with_gateway.max(SETTLED_WAIT_MAX.saturating_add(ALONE_MAX));
     let two_stories = with_gateway.saturating_add(ROOM_WAIT_MAX).saturating_mul(2);
     let acking = amqp::ACK_HELD_MAX.saturating_add(timeouts.step);
     two_stories.saturating_add(announcing).saturating_add(acking)
@@ -710,7 +734,8 @@ mod tests {
         check(&[(kinds, "async_cancel"), (after, "async_cancel")], 2 * (5 + 90) + 60 + 5 + 10);
         check(&[(kinds, "transaction_cancel")], 2 * (5 + 30) + 60 + 5 + 10);
         check(&[(kinds, "transaction_cancel"), (after, "transaction_cancel")], 2 * (5 + 60) + 60 + 5 + 10);
-        check(&[(kinds, "transaction_cancel"), call_timeout], 2 * (5 + 10) + 60 + 5 + 10);
+        // Here a letter takes the longest that is handled alone: it waits for others, and is cut off.
+        check(&[(kinds, "transaction_cancel"), call_timeout], 2 * (5 + 10 + 5) + 60 + 5 + 10);
         // The slowest kind that is served counts.
         check(&[(kinds, "transaction_cancel,async_cancel")], 2 * (5 + 60) + 60 + 5 + 10);
     }

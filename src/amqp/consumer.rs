@@ -132,6 +132,8 @@ pub(super) struct Hold {
     unsettled_in: Option<Generation>,
     _held: Option<Arc<()>>,
     acks: watch::Receiver<Acks>,
+    channel: Channel,
+    prefetch: u16,
     _line: mpsc::Sender<()>,
     // The last to go: whoever has waited for all permits finds nothing held any more.
     _permit: OwnedSemaphorePermit,
@@ -143,6 +145,8 @@ impl Hold {
             unsettled_in: Some(generation),
             _held: held.upgrade(),
             acks: line.acks.subscribe(),
+            channel: line.channel.clone(),
+            prefetch: line.prefetch,
             _line: line.unsettled.clone(),
             _permit: permit,
         }
@@ -154,9 +158,15 @@ impl Hold {
         let _ = self.acks.clone().wait_for(|acks| *acks == Acks::Flow).await;
     }
 
-    /// The broker has its ack.
-    pub(super) fn settled(mut self) {
+    /// The ack is sent.
+    pub(super) fn settled(&mut self) {
         self.unsettled_in = None;
+    }
+
+    /// Waits until the broker has what was sent before: what comes through one channel, it does in order, and so any
+    /// question will do. This one changes nothing.
+    pub(super) async fn has_arrived(&self) -> lapin::Result<()> {
+        self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await
     }
 }
 
@@ -191,6 +201,7 @@ enum Acks {
 /// A channel that deliveries come through. It is one consumer's alone, so that its prefetch is, too.
 pub(super) struct Line {
     channel: Channel,
+    prefetch: u16,
     /// Every delivery that is not settled holds a copy. Nothing is ever sent.
     unsettled: mpsc::Sender<()>,
     all_settled: mpsc::Receiver<()>,
@@ -395,7 +406,8 @@ impl Consumer {
             within(format!("open a channel for queue `{}`", self.queue), self.step, opening).await?;
         let (unsettled, all_settled) = mpsc::channel(1);
         let acks = watch::Sender::new(Acks::Flow);
-        Ok(Line { channel, unsettled, all_settled, acks, arrived: watch::Sender::new(0) })
+        let arrived = watch::Sender::new(0);
+        Ok(Line { channel, prefetch: self.prefetch, unsettled, all_settled, acks, arrived })
     }
 
     /// Tells the broker to send nothing more. What it has sent already still arrives.
@@ -482,7 +494,7 @@ impl Line {
     /// what it may have set aside for a consumer that is cancelled now; such a letter says `redelivered`, although
     /// nobody has seen it.
     async fn close_when_settled(self, step: Duration) {
-        let Line { channel, unsettled, mut all_settled, acks: _, arrived: _ } = self;
+        let Line { channel, prefetch: _, unsettled, mut all_settled, acks: _, arrived: _ } = self;
         drop(unsettled);
         let _ = all_settled.recv().await;
         // If it cannot be closed, its connection is broken, and who watches that tells it.

@@ -120,9 +120,24 @@ impl Announced {
     /// # Errors
     /// When the ack could not be sent. The letter will be delivered again.
     pub async fn settle(self) -> Result<Confirmed, Unacked> {
+        self.ack().await.map(|(_acked, proof)| proof)
+    }
+
+    /// The same, and then waits until the broker has the ack, or cannot be asked: so whatever becomes of this process
+    /// afterwards, the letter does not come again.
+    ///
+    /// # Errors
+    /// When the ack could not be sent. The letter will be delivered again.
+    pub async fn settle_for_good(self) -> Result<Confirmed, Unacked> {
+        let (acked, proof) = self.ack().await?;
+        acked.has_arrived().await;
+        Ok(proof)
+    }
+
+    async fn ack(self) -> Result<(Acked, Confirmed), Unacked> {
         let Announced { unsettled, proof } = self;
         match unsettled.ack().await {
-            Ok(()) => Ok(proof),
+            Ok(acked) => Ok((acked, proof)),
             Err(interrupted) => Err(Unacked { proof, interrupted }),
         }
     }
@@ -139,16 +154,32 @@ pub struct Unacked {
     pub interrupted: Interrupted,
 }
 
+/// A delivery whose ack is sent. Nobody confirms an ack.
+struct Acked {
+    generation: Generation,
+    timeout: Duration,
+    hold: Hold,
+}
+
+impl Acked {
+    /// Waits until the broker has the ack. Where that cannot be known, the connection is broken or about to be, and who
+    /// watches it tells it.
+    async fn has_arrived(self) {
+        let asking = tokio::time::timeout(self.timeout, self.hold.has_arrived());
+        let _ = self.generation.while_it_lasts(asking).await;
+    }
+}
+
 impl Unsettled {
-    async fn ack(self) -> Result<(), Interrupted> {
-        let Unsettled { acker, generation, ack_timeout, hold } = self;
+    async fn ack(self) -> Result<Acked, Interrupted> {
+        let Unsettled { acker, generation, ack_timeout, mut hold } = self;
         generation.while_it_lasts(hold.may_be_acked()).await;
         // Not the channel's ack: only the delivery's own knows when its channel is gone. It says so by `false`,
         // which is no error to the client library.
         let ended = match tokio::time::timeout(ack_timeout, acker.ack(BasicAckOptions::default())).await {
             Ok(Ok(true)) => {
                 hold.settled();
-                return Ok(());
+                return Ok(Acked { generation, timeout: ack_timeout, hold });
             }
             Ok(Ok(false)) | Err(_) => Ended::AckFailed { source: None },
             Ok(Err(error)) => Ended::AckFailed { source: Some(Fault(error)) },

@@ -3,10 +3,12 @@
 
 mod delays;
 mod letters;
+mod moves;
 mod ordered;
 mod told;
 
 pub use delays::{Delays, Going};
 pub use letters::{Begun, Letters};
+pub use moves::{Moves, Moving};
 pub use ordered::Ordered;
 pub use told::Told;

@@ -194,6 +194,7 @@ fn main() -> ExitCode {
         process::poison::a_poison_letter_costs_three_deaths_and_no_neighbour,
         process::poison::a_poison_provision_costs_three_deaths_and_no_neighbour,
         process::poison::two_poison_letters_at_once_cost_six_deaths_and_no_neighbour,
+        process::poison::a_suspect_is_not_handled_before_it_has_left_its_lane,
         process::poison::a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on,
         process::signals::sigterm_ends_an_idle_worker_and_says_so,
         process::signals::sigint_ends_an_idle_worker_and_says_so,

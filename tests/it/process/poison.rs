@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use cancel_worker::amqp::Stopped;
 use cancel_worker::clock::{Clock, Dice};
 use cancel_worker::domain::intent::Kind;
@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::Process;
+use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::{PATIENCE, Stage, Taken, UNHURRIED, said};
 
 /// Up to three hundred letters in hand in every lane; budgets that nobody spends.
@@ -182,7 +183,19 @@ impl Crowd {
                 worker = Process::work(&self.stage, &[])?;
             }
         };
-        tokio::time::timeout(PATIENCE, resting).await.context("it never comes to rest")?
+        match tokio::time::timeout(PATIENCE, resting).await {
+            Ok(rested) => rested,
+            Err(_) => {
+                let told =
+                    |wish: &Wish| self.stage.ledger.events_of(wish.subject()).iter().map(said).collect();
+                let told: Vec<Vec<String>> = self.poison.iter().map(told).collect();
+                bail!(
+                    "it never comes to rest: {:?}; the poison was touched {} times, and told as {told:?}",
+                    nothing_is_left(&self.stage).await,
+                    self.touches(&self.stage.simulator),
+                )
+            }
+        }
     }
 }
 
@@ -230,6 +243,46 @@ pub(crate) async fn a_poison_provision_costs_three_deaths_and_no_neighbour(t: Co
 
 pub(crate) async fn two_poison_letters_at_once_cost_six_deaths_and_no_neighbour(t: Context) -> Result<()> {
     poison_dies(t, &[Kind::AsyncCancel, Kind::TransactionCancel], HALF_EMPTY).await
+}
+
+/// A suspect lies in the isolation before it is acked in its lane. Were it handled right then, and took the process down,
+/// there would be two of it.
+pub(crate) async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let suspect = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let (_, id) = &suspect.payments[0];
+    stage.simulator.plan(Fault::new(FaultKind::Hang).after_effect().of(id)).await?;
+    let first = Process::work(&stage, &[])?;
+    stage.publish(&suspect.intent).await?;
+    stage.simulator.wait_for_calls(id, suspect.endpoint, 1, PATIENCE).await?;
+    first.kill().await?;
+
+    let proxy = Proxy::start(stage.url()).await?;
+    let ack = proxy.hold(Frame::ack());
+    let environment = [("CANCEL_WORKER__AMQP__URL", proxy.url()), ("RUST_LOG", "debug")];
+    let second = Process::work(&stage, &environment)?;
+    ack.held().await?;
+    let handed_out = |line: &str| {
+        let line = serde_json::from_str::<Value>(line).unwrap_or_default();
+        line["event"] == "received" && line["source"] == "isolation"
+    };
+    second.stderr.wait_for("suspect in the isolation", handed_out).await?;
+    // Whatever is not held up has been handled by the time when this has been.
+    let other = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&other.intent).await?;
+    other.ended(&stage, 1).await?;
+    let touches = || {
+        let truth = stage.simulator.truth_of(id).context("it was seeded")?;
+        anyhow::Ok(truth.calls_total() + truth.inquiries_total())
+    };
+    assert_eq!(touches()?, 1, "its ack has not arrived");
+
+    ack.release();
+    suspect.ended(&stage, 1).await?;
+    let ended = second.stop_by("TERM").await?;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr.text());
+    suspect.is_told_truly(&stage, Copies::One)?;
+    nothing_is_left(&stage).await
 }
 
 /// A bug that strikes one letter wherever it is handled, and no process: the letter is poison, its neighbours go on.

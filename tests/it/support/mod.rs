@@ -212,7 +212,7 @@ fn trial(test: Test, broker: Arc<Broker>) -> Trial {
             let mut task = tokio::spawn((test.run)(context));
             let told = match tokio::time::timeout(test_max(), &mut task).await {
                 Ok(Ok(Ok(()))) => Ok(()),
-                Ok(Ok(Err(error))) => Err(format!("{error:?}")),
+                Ok(Ok(Err(error))) => Err(format!("{error:#}")),
                 Ok(Err(failure)) => Err(panic_message(failure)),
                 Err(_) => {
                     task.abort();
@@ -224,8 +224,8 @@ fn trial(test: Test, broker: Arc<Broker>) -> Trial {
             };
             match (told, broker.clean_up(&prefix).await) {
                 (told, Ok(())) => told,
-                (Ok(()), Err(error)) => Err(format!("cleanup: {error:?}")),
-                (Err(told), Err(error)) => Err(format!("{told}\ncleanup: {error:?}")),
+                (Ok(()), Err(error)) => Err(format!("cleanup: {error:#}")),
+                (Err(told), Err(error)) => Err(format!("{told}\ncleanup: {error:#}")),
             }
         });
         runtime.shutdown_timeout(LEFTOVERS_MAX);
