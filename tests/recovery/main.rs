@@ -209,9 +209,13 @@ async fn look_often(t: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Closes the connections of the worker that is measured, and nobody else's.
-const CLOSE_OURS: &str = r#"[rabbit_networking:close_connection(Pid, "for a measurement") || Pid <- rabbit_networking:connections(),
-    [{client_properties, Properties}] <- [rabbit_reader:info(Pid, [client_properties])],
+/// Closes the connections of the worker that is measured, and nobody else's. Those of its last generation may be ending
+/// just now, and then cannot be asked.
+const CLOSE_OURS: &str = r#"[(catch rabbit_networking:close_connection(Pid, "for a measurement")) || Pid <- rabbit_networking:connections(),
+    {client_properties, Properties} <- case catch rabbit_reader:info(Pid, [client_properties]) of
+        Known when is_list(Known) -> Known;
+        _Ending -> []
+    end,
     {_, _, Name} <- [lists:keyfind(<<"connection_name">>, 1, Properties)],
     binary:match(Name, <<"cancel-worker recovery">>) =/= nomatch]."#;
 
