@@ -109,7 +109,8 @@ pub(crate) struct Load {
     published: watch::Receiver<usize>,
     held: watch::Sender<bool>,
     size: usize,
-    publishing: JoinHandle<Result<()>>,
+    /// None once its end has been seen.
+    publishing: Option<JoinHandle<Result<()>>>,
 }
 
 /// The settings for a broker at these addresses.
@@ -135,7 +136,7 @@ impl Load {
         let held = watch::Sender::new(false);
         let publishing =
             tokio::spawn(publish_all(desk, plan, dice, Arc::clone(&wishes), count, held.subscribe()));
-        Load { wishes, published, held, size, publishing }
+        Load { wishes, published, held, size, publishing: Some(publishing) }
     }
 
     /// Publishes nothing more, until it goes on. What is being published is still published.
@@ -164,10 +165,10 @@ impl Load {
 
     /// Waits until everything is published.
     pub(crate) async fn finished(&mut self) -> Result<()> {
-        if self.published.has_changed().is_ok() || !self.publishing.is_finished() {
-            (&mut self.publishing).await.context("publishing panicked")??;
-        }
-        Ok(())
+        let Some(publishing) = &mut self.publishing else { return Ok(()) };
+        let published = publishing.await;
+        self.publishing = None;
+        published.context("publishing panicked")?
     }
 
     /// Everything that was published so far.
@@ -178,7 +179,9 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.publishing.abort();
+        if let Some(publishing) = &self.publishing {
+            publishing.abort();
+        }
     }
 }
 

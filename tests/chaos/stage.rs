@@ -256,6 +256,25 @@ impl Stage {
         Ok(())
     }
 
+    /// Once everything is published, does this again and again, like a person who looks after a queue, until every intent
+    /// has ended at every ledger, and once more then. If that does not come, the books say what is missing.
+    pub(crate) async fn until_ended<F>(&self, load: &mut Load, again: impl Fn() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        load.finished().await?;
+        let (began, wishes_len) = (Instant::now(), load.wishes().len());
+        while began.elapsed() < PATIENCE {
+            let have_ended = self.ledgers.iter().all(|ledger| *ledger.ended().borrow() >= wishes_len);
+            again().await?;
+            if have_ended {
+                break;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// The end of a scenario: nothing is wrong any more. Waits until everything has ended, stops the workers, and
     /// balances the books.
     pub(crate) async fn close(

@@ -24,7 +24,7 @@ const FULL_AT: i64 = 40;
 /// is published before the worker has declared the queue again is kept in the unrouted queue; a person moves it back.
 pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
     let points = play.points(play.strikes);
-    let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
+    let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
         load.hold();
@@ -41,8 +41,7 @@ pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
         stage.move_unrouted_intents().await?;
     }
     // What was published in the last moment of the last gap.
-    sleep(Duration::from_secs(1)).await;
-    stage.move_unrouted_intents().await?;
+    stage.until_ended(&mut load, || stage.move_unrouted_intents()).await?;
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
@@ -71,7 +70,7 @@ pub(crate) async fn outcomes_unbound(mut play: Play) -> Result<Books> {
 /// No ledger is bound for a while: the events are kept in the unrouted queue, and a person moves them.
 pub(crate) async fn ledger_unbound(mut play: Play) -> Result<Books> {
     let points = play.points(play.strikes);
-    let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
+    let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
         stage.ledgers[0].unbind().await?;
@@ -80,8 +79,7 @@ pub(crate) async fn ledger_unbound(mut play: Play) -> Result<Books> {
         stage.move_unrouted().await?;
     }
     // What was on its way while the binding came back.
-    sleep(Duration::from_secs(1)).await;
-    stage.move_unrouted().await?;
+    stage.until_ended(&mut load, || async { stage.move_unrouted().await.map(drop) }).await?;
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
