@@ -189,7 +189,7 @@ pub fn delay_stuck(tier: &str, overdue: Duration, letters: u64) {
     error!(
         name: "delay_stuck",
         { tier, overdue_ms, letters },
-        "Letters do not come back from a delay queue: a binding of the returns may be missing, or somebody holds them."
+        "Letters do not come back from a delay queue: a binding of the returns may be missing, or somebody holds them, or the broker does not hand them on."
     );
 }
 

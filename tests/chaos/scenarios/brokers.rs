@@ -1,5 +1,6 @@
 //! The broker goes away, or takes nothing more.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -7,6 +8,7 @@ use rand::Rng;
 use tokio::time::sleep;
 
 use crate::books::{Books, Leave};
+use crate::broker::Broker;
 use crate::stage::{Play, Setting, Stage};
 
 /// A broker needs its time to start, so it is not stopped as often as a worker is killed.
@@ -65,7 +67,7 @@ pub(crate) async fn cluster_node_cut_off(play: Play) -> Result<Books> {
 
 async fn node_lost(mut play: Play, ail: Ail) -> Result<Books> {
     let points = play.points(play.strikes.div_ceil(2).min(STOPS_MAX));
-    let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
+    let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for (turn, part) in points.into_iter().enumerate() {
         load.reached(part).await?;
         // The first one first: that is where the worker begins.
@@ -81,7 +83,30 @@ async fn node_lost(mut play: Play, ail: Ail) -> Result<Books> {
             Ail::CutOff => stage.broker.mend_node(node).await?,
         }
     }
+    let is_operated = AtomicBool::new(false);
+    let operate = || async {
+        if worker.told("delay_stuck") > 0 && !is_operated.swap(true, Ordering::Relaxed) {
+            restart_nodes(&stage.broker).await?;
+        }
+        Ok(())
+    };
+    stage.until_ended(&mut load, operate).await?;
     stage.close(load, vec![worker], Leave::Nothing).await
+}
+
+/// What the README says of `delay_stuck` after nodes did not hear each other: RabbitMQ may go on with what lies in a delay
+/// queue only after its nodes were restarted.
+async fn restart_nodes(broker: &Broker) -> Result<()> {
+    let depths = ["list_queues", "name", "leader", "messages", "messages_ready", "messages_unacknowledged"];
+    println!(
+        "chaos: a delay queue is stuck, and the nodes are restarted one by one:\n{}",
+        broker.ctl(&depths).await?
+    );
+    for node in 1..=NODES {
+        broker.kill_node(node).await?;
+        broker.start_node(node).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn broker_alarmed(mut play: Play) -> Result<Books> {
