@@ -163,7 +163,7 @@ impl Hold {
         self.unsettled_in = None;
     }
 
-    /// Waits until the broker has what was sent before: what comes through one channel, it does in order, and so any
+    /// Waits until the broker has what was sent before: it takes what comes through one channel in order, and so any
     /// question will do. This one changes nothing.
     pub(super) async fn has_arrived(&self) -> lapin::Result<()> {
         self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await

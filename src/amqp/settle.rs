@@ -123,8 +123,8 @@ impl Announced {
         self.ack().await.map(|(_acked, proof)| proof)
     }
 
-    /// The same, and then waits until the broker has the ack, or cannot be asked: so whatever becomes of this process
-    /// afterwards, the letter does not come again.
+    /// The same, and then waits for an answer of the broker, until the time is up or the generation ends. Once it has answered,
+    /// the letter does not come again, whatever becomes of this process.
     ///
     /// # Errors
     /// When the ack could not be sent. The letter will be delivered again.
