@@ -1,10 +1,10 @@
 # `make` alone tells what there is. CI runs the same verbs.
 
-# In CI the lock file is the law; by hand, cargo may still mend it.
+# In CI the lock file is the law; by hand, cargo may still fix it.
 CARGO_FLAGS := $(if $(CI),--locked)
 
 .DEFAULT_GOAL := help
-.PHONY: help rust demo test test-unit test-it chaos chaos-full recovery confirms bench-isolation fmt lint check build release doc deny images images-rm
+.PHONY: help rust demo test test-unit test-types test-it chaos chaos-full recovery confirms fuzz bench-screen bench-isolation fmt lint check build release doc deny images images-rm
 
 help: ## Print this help
 	@echo "cancel-worker: make VERB"
@@ -12,7 +12,8 @@ help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "demo, test and chaos find a RabbitMQ by themselves: AMQP_URL if it is set, else Docker, else an installed or"
-	@echo "installable rabbitmq-server. BROKER=url, BROKER=docker or BROKER=native forces a way."
+	@echo "installable rabbitmq-server. BROKER=url, BROKER=docker or BROKER=native forces a way. RABBITMQ_VERSION=4.3 (or 4.0, or"
+	@echo "3.10) takes that version and no other."
 
 rust:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or later, see https://rustup.rs" >&2; exit 69; }
@@ -22,16 +23,22 @@ demo: rust ## Watch cancellations of all five kinds go through a RabbitMQ and a 
 	cargo build $(CARGO_FLAGS)
 	deploy/rabbitmq/with-broker -- cargo run --quiet $(CARGO_FLAGS) -- demo
 
-test: test-unit test-it ## Run all tests, on RabbitMQ 4.0 and, where it can be had, on 3.10 too
+test: test-unit test-types test-it ## Run all tests, on RabbitMQ 4.0 and, where they can be had, on 3.10 and 4.3 too
 
 test-unit: rust ## Run the tests that need no RabbitMQ
 	cargo test $(CARGO_FLAGS) --no-run
 	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test contract --test wire --test truth --test commands
 	cargo test --quiet $(CARGO_FLAGS) --doc
 
+test-types: ## Generate types from schemas/ and try them on every example, where Python and PyPI can be reached
+	tests/types/run
+
 test-it: rust ## Run the tests that need a RabbitMQ; TEST=name runs those whose name contains it
 	cargo test $(CARGO_FLAGS) --no-run --test it
 	deploy/rabbitmq/each-version -- cargo test --quiet $(CARGO_FLAGS) --test it -- $(TEST)
+
+bench-screen: ## Measure what the screen under the client library costs a letter
+	cargo test --quiet $(CARGO_FLAGS) --release --test screen
 
 bench-isolation: rust ## Measure how much the lanes feel of each other's trouble
 	cargo test $(CARGO_FLAGS) --release --no-run --test isolation
@@ -44,6 +51,20 @@ confirms: rust ## Prove that confirms are exact over 600 generations (5 minutes)
 	cargo test $(CARGO_FLAGS) --no-run --test it
 	CONFIRMS_GENERATIONS=200 TEST_MAX_S=900 cargo test --quiet $(CARGO_FLAGS) --test it -- our_publisher --nocapture
 
+fuzz: rust ## Feed what reads strangers' bytes with odd ones, FUZZ_SECONDS=60 for each target
+	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --version 0.13.2 cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+	  echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
+	  (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -print_final_stats=1 2>&1) >target/fuzz-$$target.log \
+	    && grep -E "^Done|units_executed|number_of_executed_units" target/fuzz-$$target.log \
+	    || { tail -n 40 target/fuzz-$$target.log; exit 1; }; \
+	done
+
+# The fuzzer's flags need a compiler that takes unstable ones; nothing that we ship is built so.
+FUZZ_TARGETS := screen
+FUZZ_SECONDS ?= 60
+
 chaos: rust ## Break workers, network, broker and gateway under load, and balance the books; CHAOS_ONLY=name runs one scenario
 	cargo test --quiet $(CARGO_FLAGS) --test chaos
 
@@ -55,16 +76,16 @@ fmt: rust ## Format the code
 
 lint: rust ## Check format, lints and scripts; a warning fails
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets --test recovery --test isolation -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --all-targets --test recovery --test isolation --test screen -- -D warnings
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then \
 	  echo "shellcheck $(SCRIPTS)"; shellcheck --shell bash --severity warning $(SCRIPTS); \
 	else echo "lint: shellcheck is not installed, so the scripts were only parsed"; fi
 
-SCRIPTS := .ci/run .ci/banned-crates $(wildcard deploy/rabbitmq/*)
+SCRIPTS := .ci/run .ci/banned-crates tests/types/run $(wildcard deploy/rabbitmq/*)
 
 check: rust ## Compile everything without building it
-	cargo check $(CARGO_FLAGS) --all-targets --test recovery --test isolation
+	cargo check $(CARGO_FLAGS) --all-targets --test recovery --test isolation --test screen
 
 build: rust ## Build for development
 	cargo build $(CARGO_FLAGS)
@@ -89,6 +110,7 @@ deny: rust ## Check the crates we depend on: bans always; advisories and licence
 images: ## Get the RabbitMQ images that demo and test use
 	deploy/rabbitmq/image --version 4.0
 	deploy/rabbitmq/image --version 3.10
+	deploy/rabbitmq/image --version 4.3
 
 images-rm: ## Remove the RabbitMQ images that were built here
-	docker image rm --force cancel-worker-rabbitmq:4.0 cancel-worker-rabbitmq:3.10
+	docker image rm --force cancel-worker-rabbitmq:4.0 cancel-worker-rabbitmq:3.10 cancel-worker-rabbitmq:4.3

@@ -1,10 +1,10 @@
-//! The one place where the time of day and the dice are read. Everything else takes them as arguments.
+//! The one place where the time of day and chance are read. Everything else takes them as arguments.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::domain::retry::Roll;
+use crate::domain::retry::Jitter;
 
 /// Where `now` comes from: the machine's clock, or a test's.
 #[derive(Clone)]
@@ -30,21 +30,21 @@ impl Clock {
 
 /// Where chance comes from: the machine's random source, or a test's.
 #[derive(Clone)]
-pub struct Dice(Arc<dyn Fn() -> Roll + Send + Sync>);
+pub struct JitterSource(Arc<dyn Fn() -> Jitter + Send + Sync>);
 
-impl Dice {
+impl JitterSource {
     /// The machine's random source.
-    pub fn system() -> Dice {
-        Dice(Arc::new(|| Roll::new(rand::random::<f64>())))
+    pub fn system() -> JitterSource {
+        JitterSource(Arc::new(|| Jitter::new(rand::random::<f64>())))
     }
 
-    /// Dice that fall as `roll` says.
-    pub fn from_fn(roll: impl Fn() -> Roll + Send + Sync + 'static) -> Dice {
-        Dice(Arc::new(roll))
+    /// JitterSource that fall as `roll` says.
+    pub fn from_fn(roll: impl Fn() -> Jitter + Send + Sync + 'static) -> JitterSource {
+        JitterSource(Arc::new(roll))
     }
 
-    /// One throw.
-    pub fn roll(&self) -> Roll {
+    /// A new one.
+    pub fn draw(&self) -> Jitter {
         (self.0)()
     }
 }

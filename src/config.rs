@@ -17,13 +17,17 @@ mod describe;
 mod load;
 mod mistakes;
 mod reader;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use describe::describe;
-pub use load::{default_tiers, host_name, load};
-pub use mistakes::{Mistake, Mistakes, Place};
+pub use load::{default_tiers, host_name, load, load_amqp};
+pub use mistakes::{Location, Mistake, Mistakes};
+pub use secrets::{ReadAgain, SecretFile, read_again};
+pub use values::parse_duration;
+pub use values::{AMQP_PARAMETERS, unknown_amqp_parameter};
 
 /// Everything that `run` needs.
 #[derive(Debug, Clone)]
@@ -46,6 +50,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// `shutdown.grace`: how long a drain may take.
     pub grace: Duration,
+    /// Every file that a secret was read from.
+    pub secret_files: Vec<SecretFile>,
 }
 
 impl Config {
@@ -122,6 +128,8 @@ pub struct Gateway {
     pub trace_headers: TraceHeaders,
     /// `[gateway.<api>]`.
     pub limits: BTreeMap<Api, Limits>,
+    /// `gateway.tls.ca_file`: a PEM file of authorities that are trusted beside the machine's.
+    pub ca_file: Option<PathBuf>,
     /// `batch.callback_url`; there when the batch lane is served.
     pub batch_callback_url: Option<Url>,
 }
@@ -180,6 +188,40 @@ pub struct Telemetry {
     pub sample_ratio: f64,
     /// How log lines are written.
     pub log: LogFormat,
+    /// From which level on they are written, unless the environment has a filter.
+    pub level: LogLevel,
+}
+
+/// From which level on log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What a person must act upon.
+    Error,
+    /// And what is worse than it should be, and heals by itself.
+    Warn,
+    /// And the life of the process, and one line for each intent that is decided.
+    Info,
+    /// And every step.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// All of them, the most silent first.
+    pub const ALL: [LogLevel; 5] =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
 }
 
 /// How log lines are written.

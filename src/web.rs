@@ -1,5 +1,9 @@
 //! The one place that builds HTTP clients, for the two rooms that speak HTTP as clients: `gateway/` and
-//! `management/`. What must hold for both is said here; their time limits are their own.
+//! `management/`, and that reads what their errors mean. What must hold for both is said here; their time limits are
+//! their own.
+
+pub(crate) mod failure;
+pub(crate) mod resolver;
 
 use reqwest::{Certificate, Client, ClientBuilder};
 use rustls::crypto::CryptoProvider;

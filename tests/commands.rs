@@ -147,7 +147,7 @@ async fn the_first_help_says_what_it_is_and_what_its_ends_mean() {
         "Takes cancel intents from RabbitMQ, calls the Paywall endpoint that fits each kind",
         "0 done, or drained after a signal",
         "64 the configuration or the input is wrong",
-        "69 the broker or the gateway is not to be had",
+        "69 the broker or the gateway cannot be reached",
         "70 our own fault",
         "75 the grace period ended with letters given back to the broker",
     ] {
@@ -165,7 +165,8 @@ async fn the_help_of_every_command_says_what_it_does() {
         (&["topology", "apply"], "nothing is ever deleted"),
         (&["topology", "verify"], "changes nothing, and exits with 69 if there is anything"),
         (&["topology", "diff"], "exits with 0 whatever it finds"),
-        (&["publish"], "All lines are checked before the first is published"),
+        (&["publish"], "All of them are checked, and all mistakes told, before the first is published"),
+        (&["topology", "permissions"], "as commands that a shell takes"),
         (&["outcomes"], "so it never stands in for a ledger"),
         (&["simulate"], "POST /control/payments"),
     ] {
@@ -303,6 +304,34 @@ async fn check_tells_the_mistakes_as_run_does() {
 }
 
 #[tokio::test]
+async fn a_reader_who_stops_reading_ends_a_command_quietly() {
+    let commands: [&[&str]; 5] = [
+        &["--help"],
+        &["--version"],
+        &["topology", "print"],
+        &["topology", "print", "--format", "json"],
+        &["simulate", "--physical-port=0", "--private-port=0", "--payment-port=0", "--control-port=0"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let child = Command::new(env!("CARGO_BIN_EXE_cancel-worker"))
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary was built for this test");
+        let ended = tokio::time::timeout(QUICKLY, child.wait_with_output());
+        let ended = ended.await.expect("it ends").expect("it has ended");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!((ended.status.code(), &*stderr), (Some(DONE), ""), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_topology_is_printed_for_people_and_for_the_broker() {
     let trap = Trap::new();
     let url = trap.url();
@@ -401,6 +430,19 @@ async fn an_address_that_is_none_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_parameter_of_an_address_that_nobody_knows_is_named() {
+    let url = format!("amqp://somebody:{CANARY}@localhost/vh?hearbeat=5");
+    let home = home();
+    let config = file(&home, &right(&url));
+    for arguments in [&["run", "--config", &config][..], &["topology", "verify", "--url", &url]] {
+        let ended = run(arguments).await;
+        assert_eq!(ended.code, Some(INPUT), "{}", ended.all());
+        assert!(ended.stderr.contains("amqp.url") && ended.stderr.contains("`hearbeat`"), "{}", ended.all());
+        assert!(!ended.all().contains(CANARY), "{}", ended.all());
+    }
+}
+
+#[tokio::test]
 async fn a_management_address_that_is_none_is_not_repeated() {
     let url = format!("amqp://{CANARY}:{CANARY}@localhost");
     let ended = run(&["topology", "diff", "--url", &nobody(), "--management-url", &url]).await;
@@ -429,9 +471,10 @@ async fn lines_that_are_no_intents_are_all_named_and_nothing_is_published() {
     for ended in [from_stdin, from_file] {
         assert_eq!(ended.code, Some(INPUT));
         let told: Vec<&str> = ended.stderr.lines().skip(1).collect();
-        let [payment, time, kind, json] = told[..] else { panic!("{}", ended.stderr) };
+        let [payment, time, typo, kind, json] = told[..] else { panic!("{}", ended.stderr) };
         assert!(payment.starts_with("line 2: payment.paymentRequestId "), "{payment}");
         assert!(time.starts_with("line 4: ") && time.contains("requestedAt"), "{time}");
+        assert!(typo.starts_with("line 4: requestdAt is not a field"), "{typo}");
         assert!(kind.starts_with("line 5: kind "), "{kind}");
         assert!(json.starts_with("line 6: body "), "{json}");
         assert!(ended.stderr.contains("nothing was published"), "{}", ended.stderr);

@@ -4,9 +4,21 @@
 # Everything we tell goes to stderr: stdout belongs to the answer, or to the command that we run.
 say() { printf 'broker: %s\n' "$*" >&2; }
 
-# How to be helped, after each way has said why it does not serve. 69 is "not to be had" everywhere in this project.
+# Something that should have been done was not done. CI repeats it in its last lines (it gives the file).
+attention() {
+  say "ATTENTION: $*"
+  [ -z "${CANCEL_WORKER_ATTENTION:-}" ] || printf '%s\n' "$*" >>"$CANCEL_WORKER_ATTENTION"
+}
+
+# The versions that the tests run on, the preferred one first.
+known_versions() { echo "4.0 3.10 4.3"; }
+
+# RABBITMQ_VERSION names the one that is wanted, and then no other is used.
+wanted_version() { echo "${RABBITMQ_VERSION:-4.0}"; }
+
+# How to be helped, after each way has said why it does not serve. 69 is "not available" everywhere in this project.
 give_up() {
-  say "no RabbitMQ to be had. Any of these helps:"
+  say "no RabbitMQ is available. Any of these helps:"
   say "  - AMQP_URL=amqp://user:password@host:5672/vhost make …   (RabbitMQ 3.10 or later, the user may declare queues)"
   say "  - a running Docker daemon that this user may use, with Docker Hub in reach, or root rights to build an image"
   say "  - an installed rabbitmq-server 3.10 or later (on Debian: apt-get install rabbitmq-server)"

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use lapin::Consumer;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueBindOptions,
@@ -13,10 +13,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use uuid::Uuid;
 
 use super::connect::{Broker, Error, short, within};
+use super::connection::Connection;
 use super::consumer;
 use super::declare;
-use super::generation::{Fault, Role};
-use super::link::Link;
+use super::generation::{ClientError, Role};
 use super::topology::{QueueKind, Topology};
 use crate::wire::envelope::Headers;
 
@@ -86,7 +86,7 @@ pub struct Passing {
 /// What passes by at an exchange, from now on: a queue of our own, which goes when we go.
 pub struct Tail {
     broker: Broker,
-    connection: Link,
+    connection: Connection,
     stream: Pin<Box<Consumer>>,
 }
 
@@ -160,24 +160,13 @@ impl Tail {
     /// # Errors
     /// What was said when the connection broke.
     pub async fn next(&mut self) -> Result<Option<Passing>, Error> {
-        let failed = |error| Error::Failed { step: "listen to the tail".to_owned(), source: Fault(error) };
+        let failed =
+            |error| Error::Failed { step: "listen to the tail".to_owned(), source: ClientError(error) };
         let Some(delivery) = self.stream.next().await else { return Ok(None) };
         let delivery = delivery.map_err(failed)?;
         let acking = delivery.acker.ack(BasicAckOptions::default());
         within("ack a message of the tail", self.broker.timeouts.step, acking).await?;
         Ok(Some(passing(delivery)))
-    }
-
-    /// The same as a stream, which ends with the first failure.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Passing, Error>> + Send {
-        futures_util::stream::unfold(Some(self), |tail| async move {
-            let mut tail = tail?;
-            match tail.next().await {
-                Ok(Some(passing)) => Some((Ok(passing), Some(tail))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
-            }
-        })
     }
 
     /// Stops listening.

@@ -33,15 +33,20 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::connect::Timeouts;
-use super::generation::{Ended, Fault, Generation, Interrupted};
+use super::generation::{ClientError, Ended, Generation, Interrupted, Role};
 
-/// How many groups wait for their turn; more wait at the door.
+/// How many groups wait for their turn; more wait outside.
 const QUEUED_GROUPS_MAX: usize = 1_024;
 
 /// How many messages are on their way at once, apart from the last group's.
 const IN_FLIGHT_MESSAGES_MAX: usize = 4_096;
+
+/// How long the confirms of what is published already are waited for after the generation has ended for a reason that
+/// has nothing to do with publishing. What is known to be announced is not announced again when its letter comes back.
+const LAST_CONFIRMS_MAX: Duration = Duration::from_secs(5);
 
 /// A message as it is published.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub(super) enum Unconfirmed {
 pub(super) struct Confirms {
     groups: mpsc::Sender<Group>,
     generation: Generation,
+    /// Cancelled when the task has ended: nothing more is confirmed.
+    over: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -99,12 +106,27 @@ impl Confirms {
             next_group: 0,
             next_number: 0,
         };
-        tasks.spawn(pipeline.run(queue, generation.clone()));
-        Confirms { groups, generation }
+        let over = CancellationToken::new();
+        let guard = over.clone().drop_guard();
+        let running = generation.clone();
+        tasks.spawn(async move {
+            let _guard = guard;
+            pipeline.run(queue, running).await;
+        });
+        Confirms { groups, generation, over }
     }
 
-    /// Publishes a group and waits for the confirms of all of it, as long as the generation lasts.
+    /// Waits until nothing more is confirmed.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Publishes a group and waits for the confirms of all of it, as long as the generation lasts; and a moment longer, if
+    /// that ends for a reason that has nothing to do with publishing.
     pub(super) async fn confirm(&self, messages: Vec<Outgoing>) -> Result<Confirmed, Unconfirmed> {
+        if self.generation.why().is_some() {
+            return Err(Unconfirmed::Interrupted(self.generation.interrupted()));
+        }
         let (reply, answer) = oneshot::channel();
         let answered = async {
             self.groups.send(Group { messages, reply }).await.ok()?;
@@ -115,13 +137,42 @@ impl Confirms {
         let answer = tokio::select! {
             biased;
             answer = answered => answer,
-            _ = self.generation.ended() => None,
+            () = too_late(&self.generation) => None,
         };
         match answer {
             Some(Ok(confirmed)) => Ok(confirmed),
             Some(Err(refused)) => Err(Unconfirmed::Refused(refused)),
             None => Err(Unconfirmed::Interrupted(self.generation.interrupted())),
         }
+    }
+}
+
+/// Waits until no confirm is waited for any more.
+async fn too_late(generation: &Generation) {
+    if publishing_lives(&generation.ended().await) {
+        tokio::time::sleep(LAST_CONFIRMS_MAX).await;
+    }
+}
+
+/// Whether a generation has ended for a reason that has nothing to do with publishing.
+fn publishing_lives(why: &Ended) -> bool {
+    match why {
+        Ended::ConnectionLost { role: Role::Consume, .. }
+        | Ended::Silent { role: Role::Consume }
+        | Ended::ConsumerCancelled { .. }
+        | Ended::ConsumerBroke { .. }
+        | Ended::AckFailed { .. } => true,
+        Ended::ConnectionLost { role: Role::Publish, .. }
+        | Ended::Silent { role: Role::Publish }
+        | Ended::Closed
+        | Ended::Unfit
+        | Ended::Regrouped
+        | Ended::Blocked { .. }
+        | Ended::Returned { .. }
+        | Ended::Refused { .. }
+        | Ended::Unconfirmed { .. }
+        | Ended::PublishFailed { .. }
+        | Ended::Unsendable { .. } => false,
     }
 }
 
@@ -188,12 +239,29 @@ impl Pipeline {
     async fn run(mut self, mut queue: mpsc::Receiver<Group>, generation: Generation) {
         let ended = tokio::select! {
             biased;
-            _ = generation.ended() => return,
+            why = generation.ended() => {
+                // Whose group has not been published learns that by its reply, which is dropped.
+                drop(queue);
+                if publishing_lives(&why) {
+                    let _ = tokio::time::timeout(LAST_CONFIRMS_MAX, self.last_confirms()).await;
+                }
+                return;
+            }
             ended = self.pipeline(&mut queue, generation.blocked()) => ended,
         };
         // Before the replies are dropped with `self`: who waits for them asks why.
         if let Err(why) = ended {
             generation.end(why);
+        }
+    }
+
+    /// Takes in the confirms of what is published already.
+    async fn last_confirms(&mut self) {
+        while !self.in_flight.is_empty() {
+            let answers = Collect(&mut self.in_flight, &self.woken).await;
+            if self.digest(answers).is_err() {
+                return;
+            }
         }
     }
 
@@ -273,7 +341,7 @@ impl Pipeline {
                         routing_key: answer.routing_key.to_string(),
                     });
                 }
-                Err(error) => return Err(Ended::PublishFailed { source: Fault(error) }),
+                Err(error) => return Err(Ended::PublishFailed { source: ClientError(error) }),
             }
         }
         if let Some(why) = returned {
@@ -440,7 +508,7 @@ mod tests {
         // The group is in the channel, and nobody takes it out any more.
         let (groups, _queue) = mpsc::channel(1);
         let generation = Generation::new(1);
-        let confirms = Confirms { groups, generation: generation.clone() };
+        let confirms = Confirms { groups, generation: generation.clone(), over: CancellationToken::new() };
         let confirming = tokio::spawn(async move { confirms.confirm(vec![]).await.is_err() });
         tokio::task::yield_now().await;
         generation.end(Ended::Closed);

@@ -7,25 +7,33 @@ use std::time::Duration;
 
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties, ErrorKind};
+use lapin::{ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::{Host, Url};
 
-use super::generation::{Fault, Role};
-use super::link::Link;
-use super::preflight::Finding;
+use super::connection::Connection;
+use super::generation::{ClientError, Role};
+use super::preflight::{self, Cause, Finding};
+use super::screen::Limits;
 use super::tls::{Tls, Trouble, is_hung_up};
-use crate::config::{Amqp, AmqpTls};
+use crate::config::{AMQP_PARAMETERS, Amqp, AmqpTls, unknown_amqp_parameter};
 use crate::management;
 
 /// The heartbeat where the address says nothing: a silent broker is noticed within two.
 pub(super) const HEARTBEAT_S: u16 = 10;
 
-/// The largest frame of a publishing connection: the buffers of the client library are sized by it. The consuming
-/// connection keeps the default, since a letter with larger headers would kill it at every delivery.
+/// The largest frame of a connection that publishes, in bytes: the buffers of the client library are 64 times as large.
 const PUBLISH_FRAME_BYTES_MAX: u32 = 16_384;
+
+/// The largest frame of a connection that consumes, in bytes: RabbitMQ's default. The properties of a letter have to
+/// fit into one, so there it is not smaller.
+pub(super) const CONSUME_FRAME_BYTES_MAX: u32 = 131_072;
+
+/// How much of bodies that are larger than an intent a worker holds at once, in bytes. They are malformed, and dead in
+/// no time.
+const LARGE_BODIES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// How long each wait on the broker may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +65,7 @@ impl Default for Timeouts {
     }
 }
 
-/// What is wrong with the settings. Nothing that waiting would mend; names keys, never values.
+/// What is wrong with the settings. Nothing that waiting would fix; names keys, never values.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// Not an AMQP address.
@@ -65,6 +73,14 @@ pub enum SettingsError {
     Url {
         /// Which of them, counted from 1.
         number: usize,
+    },
+    /// A parameter of an address that nobody knows: most likely a typing error.
+    #[error("amqp.url: address {number} has the parameter `{name}`, which is not known: there are {}", AMQP_PARAMETERS.join(", "))]
+    UnknownParameter {
+        /// Which of them, counted from 1.
+        number: usize,
+        /// The parameter's name, if it looks like one.
+        name: String,
     },
     /// No address.
     #[error("amqp.url: at least one address is needed")]
@@ -143,18 +159,29 @@ pub enum Error {
         step: String,
         /// What was said.
         #[source]
-        source: Fault,
+        source: ClientError,
     },
     /// A connection did not come about, because of TLS or of its absence.
     #[error("failed to {step}: {trouble}")]
     Tls {
         /// What was tried.
         step: String,
-        /// What is wrong, and what mends it.
+        /// What is wrong, and what fixes it.
         trouble: Trouble,
         /// What was said.
         #[source]
-        source: Fault,
+        source: ClientError,
+    },
+    /// The broker does not let this user in.
+    #[error("failed to {step}: the broker refuses the login of user `{user}`")]
+    LoginRefused {
+        /// What was tried.
+        step: String,
+        /// Whose login.
+        user: String,
+        /// What was said.
+        #[source]
+        source: ClientError,
     },
     /// The broker is not as it must be.
     #[error("the broker does not fit: {}", sentences(.findings))]
@@ -171,7 +198,7 @@ pub enum Error {
 }
 
 fn sentences(findings: &[Finding]) -> String {
-    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("; ")
+    preflight::causes(findings).iter().map(Cause::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Where the broker is, and how to speak to it.
@@ -222,7 +249,13 @@ impl Broker {
             .urls
             .iter()
             .enumerate()
-            .map(|(at, url)| Endpoint::parse(url).ok_or(SettingsError::Url { number: at + 1 }))
+            .map(|(at, url)| {
+                let number = at + 1;
+                if let Some(name) = unknown_amqp_parameter(url.expose_secret()) {
+                    return Err(SettingsError::UnknownParameter { number, name });
+                }
+                Endpoint::parse(url).ok_or(SettingsError::Url { number })
+            })
             .collect::<Result<Vec<Endpoint>, SettingsError>>()?;
         if endpoints.is_empty() {
             return Err(SettingsError::NoUrl);
@@ -240,11 +273,11 @@ impl Broker {
     }
 
     /// Opens a connection at the first address that answers, beginning with number `first`. Says which one it was.
-    pub(super) async fn connect(&self, role: Role, first: usize) -> Result<(Link, usize), Error> {
+    pub(super) async fn connect(&self, role: Role, first: usize) -> Result<(Connection, usize), Error> {
         let mut failed = None;
         for turn in 0..self.endpoints.len() {
             let at = (first + turn) % self.endpoints.len();
-            match self.connect_at(role, at).await {
+            match self.open(role, at, None).await {
                 Ok(connection) => return Ok((connection, at)),
                 Err(error) => failed = Some(error),
             }
@@ -253,15 +286,30 @@ impl Broker {
         Err(failed.unwrap_or_else(|| Error::Late { step: "connect".to_owned(), after: Duration::ZERO }))
     }
 
-    /// Opens a connection at one address.
-    pub(super) async fn connect_at(&self, role: Role, at: usize) -> Result<Link, Error> {
+    /// Opens a worker's connection at one address.
+    pub(super) async fn connect_at(&self, role: Role, at: usize) -> Result<Connection, Error> {
+        self.open(role, at, Some(LARGE_BODIES_BYTES_MAX)).await
+    }
+
+    /// Opens a connection at one address. Where not everything that is delivered is acked, `large_bodies_bytes_max` is `None`.
+    async fn open(
+        &self,
+        role: Role,
+        at: usize,
+        large_bodies_bytes_max: Option<u64>,
+    ) -> Result<Connection, Error> {
         let endpoint = &self.endpoints[at % self.endpoints.len()];
         let mut uri = endpoint.0.clone();
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        match role {
-            Role::Publish => uri.query.frame_max = Some(PUBLISH_FRAME_BYTES_MAX),
-            Role::Consume => {}
-        }
+        let frame_bytes_max = match role {
+            Role::Publish => PUBLISH_FRAME_BYTES_MAX,
+            Role::Consume => CONSUME_FRAME_BYTES_MAX,
+        };
+        // Zero means without a bound.
+        let wished = uri.query.frame_max.filter(|frame_max| *frame_max > 0);
+        let frame_max = wished.unwrap_or(frame_bytes_max).min(frame_bytes_max);
+        uri.query.frame_max = Some(frame_max);
+        let limits = Limits { frame_max, large_bodies_bytes_max };
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("cancel-worker {} {role}", self.name).into())
             .with_client_property("role".into(), role.to_string().into());
@@ -270,9 +318,13 @@ impl Broker {
             AMQPScheme::AMQPS => self.tls.as_ref().map(|tls| &tls.connector),
         };
         // Boxed: with its TLS handshake it is large, and everybody who connects would carry it along.
-        let connecting = Box::pin(Link::open(uri, properties, tls));
+        let connecting = Box::pin(Connection::open(uri, properties, tls, limits));
         let connected = within(format!("connect to {endpoint}"), self.timeouts.connect, connecting).await;
         match connected {
+            Err(Error::Failed { step, source }) if is_access_refused(&source.0) => {
+                let user = endpoint.0.authority.userinfo.username.clone();
+                Err(Error::LoginRefused { step, user, source })
+            }
             Err(Error::Failed { step, source }) => match self.trouble(endpoint, &source.0).await {
                 Some(trouble) => Err(Error::Tls { step, trouble, source }),
                 None => Err(Error::Failed { step, source }),
@@ -308,6 +360,11 @@ impl Broker {
         self.endpoints[at % self.endpoints.len()].to_string()
     }
 
+    /// The virtual host of the first address.
+    pub fn first_vhost(&self) -> &str {
+        self.vhost(0)
+    }
+
     /// The virtual host of the address with this number.
     pub(super) fn vhost(&self, at: usize) -> &str {
         &self.endpoints[at % self.endpoints.len()].0.vhost
@@ -332,6 +389,13 @@ impl Endpoint {
         }
         Some(Endpoint(uri))
     }
+}
+
+/// Whether the broker has refused something for want of a right: of a connection that is being made, because user or
+/// password is not right.
+pub(super) fn is_access_refused(error: &lapin::Error) -> bool {
+    const ACCESS_REFUSED: u16 = 403;
+    matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == ACCESS_REFUSED)
 }
 
 /// Whether what came back to a greeting in plain AMQP was none.
@@ -374,7 +438,7 @@ pub(super) async fn within<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(Error::Failed { step: step.into(), source: Fault(error) }),
+        Ok(Err(error)) => Err(Error::Failed { step: step.into(), source: ClientError(error) }),
         Err(_) => Err(Error::Late { step: step.into(), after: limit }),
     }
 }
@@ -438,6 +502,24 @@ mod tests {
             "amqp.url: address 2 is not of the form amqp[s]://user:password@host:port/vhost"
         );
         assert!(matches!(broker(&[]), Err(SettingsError::NoUrl)));
+    }
+
+    #[test]
+    fn a_parameter_that_nobody_knows_is_named() {
+        let known = "amqp://host/vh?heartbeat=5&frame_max=4096&channel_max=9&connection_timeout=1&auth_mechanism=plain";
+        assert!(broker(&[known]).is_ok());
+        for (url, name) in [
+            ("amqp://host/vh?hearbeat=5", "`hearbeat`"),
+            ("amqp://host/vh?heartbeat=5&verify=verify_peer", "`verify`"),
+            // What does not look like a name may be a secret that slipped.
+            ("amqp://host/vh?canary-5", "`?`"),
+        ] {
+            let error = broker(&["amqp://fine", url]).expect_err("it is not known").to_string();
+            assert!(
+                error.contains("address 2") && error.contains(name) && !error.contains("canary"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -8,19 +8,21 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Error, short, within};
-use super::generation::{Ended, Fault, Generation, Role};
-use super::link::Link;
+use super::connection::Connection;
+use super::depths::depth_of;
+use super::generation::{ClientError, Ended, Generation, Role};
+use super::screen;
 use super::settle::Unsettled;
-use crate::domain::breaker::Take;
 use crate::domain::intent::Kind;
 use crate::wire::envelope::{HeaderValue, Headers, Letter, Redelivered, Source};
+use crate::wire::origin;
 
 /// The longest text of a header that is taken. `tracestate` is passed on, and the frames of the publishing
 /// connection are small: a stranger's header must not kill it at every delivery.
@@ -29,8 +31,14 @@ const HEADER_TEXT_BYTES_MAX: usize = 4_096;
 /// So many refused events are announced again at once: enough to catch up, too few to be felt by the lanes.
 const ANNOUNCEMENTS_PREFETCH: u16 = 16;
 
-/// So long has nothing arrived when nothing is on its way any more.
-const CALM: Duration = Duration::from_secs(1);
+/// So many letters are taken at once from a queue that is consumed alone, at most.
+const ALONE_PREFETCH: u16 = 10;
+
+/// From so many letters at once on, their acks may come in a burst.
+const BURST_BEGINS_AT: u16 = 16;
+
+/// How often a queue is looked at until nothing of it is on its way any more.
+const CALM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
 
 /// No ack is held back for longer.
 pub const ACK_HELD_MAX: Duration = Duration::from_secs(5);
@@ -43,10 +51,40 @@ pub struct Delivery {
     pub letter: Letter,
     /// The delivery itself, not acked yet.
     pub unsettled: Unsettled,
+    /// What it was taken for.
+    pub purpose: Purpose,
+}
+
+impl Delivery {
+    /// The same, not to be handled any more.
+    pub(super) fn into_given_back(self) -> Delivery {
+        Delivery { purpose: Purpose::GiveBack, ..self }
+    }
+}
+
+/// What a delivery was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be handled.
+    Handle,
+    /// To be given back by a confirmed publish, if nothing has been done with it: its queue is not consumed any more. A
+    /// letter that is returned to its queue without that comes again as a suspect.
+    GiveBack,
+}
+
+/// How much of a lane is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumeMode {
+    /// As much as there are permits for.
+    All,
+    /// One letter, if there is one; and then nothing, until this is said again or something else.
+    One,
+    /// Nothing. What was delivered already is finished.
+    Nothing,
 }
 
 /// What is taken in: every source with its prefetch, and as many permits. The permits outlive a generation, so that
-/// stories which go on while the connection is rebuilt still count.
+/// steps which go on while the connection is rebuilt still count.
 #[derive(Debug, Clone)]
 pub(super) struct Intake(Arc<Inner>);
 
@@ -63,7 +101,9 @@ pub(super) struct Served {
     pub(super) prefetch: u16,
     pub(super) permits: Arc<Semaphore>,
     /// Outlives a generation: the next one begins with what was said last.
-    take: watch::Sender<Take>,
+    mode: watch::Sender<ConsumeMode>,
+    /// Whether it is not consumed with the others.
+    barred: watch::Sender<bool>,
 }
 
 impl Intake {
@@ -84,7 +124,8 @@ impl Intake {
                 source,
                 prefetch,
                 permits: Arc::new(Semaphore::new(usize::from(prefetch))),
-                take: watch::Sender::new(Take::All),
+                mode: watch::Sender::new(ConsumeMode::All),
+                barred: watch::Sender::new(false),
             });
         Intake(Arc::new(Inner { served: served.collect(), held: Arc::new(()) }))
     }
@@ -95,14 +136,30 @@ impl Intake {
     }
 
     /// Says how much of a source is taken from now on, in this generation and in the next. Saying the same again
-    /// changes nothing, but for [`Take::One`]: that is one more.
-    pub(super) fn take(&self, source: Source, take: Take) {
+    /// changes nothing, but for [`ConsumeMode::One`]: that is one more.
+    pub(super) fn consume(&self, source: Source, mode: ConsumeMode) {
         for served in self.0.served.iter().filter(|served| served.source == source) {
-            served.take.send_if_modified(|now| {
-                let is_news = *now != take || take == Take::One;
-                *now = take;
+            served.mode.send_if_modified(|now| {
+                let is_news = *now != mode || mode == ConsumeMode::One;
+                *now = mode;
                 is_news
             });
+        }
+    }
+
+    /// From now on a source is not consumed with the others, in this generation and in the next.
+    pub(super) fn bar(&self, source: Source) {
+        self.set_barred(source, true);
+    }
+
+    /// From now on it is again.
+    pub(super) fn unbar(&self, source: Source) {
+        self.set_barred(source, false);
+    }
+
+    fn set_barred(&self, source: Source, barred: bool) {
+        for served in self.0.served.iter().filter(|served| served.source == source) {
+            served.barred.send_replace(barred);
         }
     }
 
@@ -127,11 +184,11 @@ impl Intake {
 
 /// What a delivery takes while it is held. Dropped before it was settled, it is a delivery given back.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) struct InFlight {
     /// Whose delivery it is; nobody's once it is settled.
     unsettled_in: Option<Generation>,
     _held: Option<Arc<()>>,
-    acks: watch::Receiver<Acks>,
+    flow: Arc<watch::Sender<Flow>>,
     channel: Channel,
     prefetch: u16,
     _line: mpsc::Sender<()>,
@@ -139,12 +196,17 @@ pub(super) struct Hold {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Hold {
-    fn new(permit: OwnedSemaphorePermit, held: &Weak<()>, line: &Line, generation: Generation) -> Hold {
-        Hold {
+impl InFlight {
+    fn new(
+        permit: OwnedSemaphorePermit,
+        held: &Weak<()>,
+        line: &ConsumerChannel,
+        generation: Generation,
+    ) -> InFlight {
+        InFlight {
             unsettled_in: Some(generation),
             _held: held.upgrade(),
-            acks: line.acks.subscribe(),
+            flow: Arc::clone(&line.flow),
             channel: line.channel.clone(),
             prefetch: line.prefetch,
             _line: line.unsettled.clone(),
@@ -152,10 +214,23 @@ impl Hold {
         }
     }
 
-    /// Waits until its ack may go out.
+    /// Waits until its ack may go out, which it then does.
     pub(super) async fn may_be_acked(&self) {
-        // A line that is gone holds nothing up.
-        let _ = self.acks.clone().wait_for(|acks| *acks == Acks::Flow).await;
+        let mut flow = self.flow.subscribe();
+        loop {
+            let mut is_let_out = false;
+            self.flow.send_if_modified(|flow| {
+                is_let_out = flow.acks == Acks::Flow;
+                if is_let_out {
+                    flow.unacked -= 1;
+                }
+                false
+            });
+            // The sender lives in `self`.
+            if is_let_out || flow.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The ack is sent.
@@ -170,7 +245,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(generation) = &self.unsettled_in {
             generation.note_given_back();
@@ -179,14 +254,17 @@ impl Drop for Hold {
 }
 
 /// A source in one generation: it is consumed while all of it is taken, and asked for one letter where one is.
+#[derive(Clone)]
 pub(super) struct Consumer {
-    connection: Arc<Link>,
+    connection: Arc<Connection>,
     queue: String,
     source: Source,
     prefetch: u16,
     permits: Arc<Semaphore>,
     held: Weak<()>,
-    take: watch::Receiver<Take>,
+    mode: watch::Receiver<ConsumeMode>,
+    /// `None`: it is consumed alone, which is what others are barred for.
+    barred: Option<watch::Receiver<bool>>,
     step: Duration,
 }
 
@@ -199,20 +277,26 @@ enum Acks {
 }
 
 /// A channel that deliveries come through. It is one consumer's alone, so that its prefetch is, too.
-pub(super) struct Line {
+pub(super) struct ConsumerChannel {
     channel: Channel,
     prefetch: u16,
     /// Every delivery that is not settled holds a copy. Nothing is ever sent.
     unsettled: mpsc::Sender<()>,
     all_settled: mpsc::Receiver<()>,
-    acks: watch::Sender<Acks>,
-    /// How many deliveries have come.
-    arrived: watch::Sender<u64>,
+    flow: Arc<watch::Sender<Flow>>,
+}
+
+/// What goes through a line.
+#[derive(Debug, Clone, Copy)]
+struct Flow {
+    acks: Acks,
+    /// How many deliveries have come whose ack has not been let out.
+    unacked: u16,
 }
 
 /// Where deliveries go, and what ends with them.
 #[derive(Clone)]
-pub(super) struct Outlet {
+pub(super) struct DeliverySink {
     pub(super) out: mpsc::Sender<Delivery>,
     pub(super) generation: Generation,
     /// Cancelled when nothing more is to be taken in this generation.
@@ -222,7 +306,7 @@ pub(super) struct Outlet {
 impl Consumer {
     /// A source, not consumed yet.
     pub(super) fn new(
-        connection: &Arc<Link>,
+        connection: &Arc<Connection>,
         intake: &Intake,
         served: &Served,
         queue: String,
@@ -235,23 +319,42 @@ impl Consumer {
             prefetch: served.prefetch,
             permits: Arc::clone(&served.permits),
             held: Arc::downgrade(&intake.0.held),
-            take: served.take.subscribe(),
+            mode: served.mode.subscribe(),
+            barred: Some(served.barred.subscribe()),
             step,
         }
     }
 
+    /// The same for a source that is consumed alone, a few letters at once: what is on its way when its connection ends comes
+    /// again as a suspect.
+    pub(super) fn alone(self) -> Consumer {
+        Consumer { barred: None, prefetch: self.prefetch.min(ALONE_PREFETCH), ..self }
+    }
+
+    /// How much is to be taken now.
+    fn mode(&self) -> ConsumeMode {
+        match &self.barred {
+            Some(barred) if *barred.borrow() => ConsumeMode::Nothing,
+            Some(_) | None => *self.mode.borrow(),
+        }
+    }
+
     /// The channel to consume by, its prefetch set, if all of the source is taken now. Nothing is consumed yet.
-    pub(super) async fn prepare(&self) -> Result<Option<Line>, Error> {
-        let take = *self.take.borrow();
-        match take {
-            Take::All => {
+    pub(super) async fn prepare(&self) -> Result<Option<ConsumerChannel>, Error> {
+        match self.mode() {
+            ConsumeMode::All => {
                 let line = self.open().await?;
                 let setting = line.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
                 within(format!("set the prefetch for queue `{}`", self.queue), self.step, setting).await?;
                 Ok(Some(line))
             }
-            Take::One | Take::Nothing => Ok(None),
+            ConsumeMode::One | ConsumeMode::Nothing => Ok(None),
         }
+    }
+
+    /// Whether its connection stands.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.status().connected()
     }
 
     /// The queue that it is of.
@@ -260,7 +363,7 @@ impl Consumer {
     }
 
     /// Begins to consume. The tag is the queue's name: it is alone on its channel.
-    pub(super) async fn consume(&self, line: &Line) -> Result<lapin::Consumer, Error> {
+    pub(super) async fn consume(&self, line: &ConsumerChannel) -> Result<lapin::Consumer, Error> {
         let name = short(&self.queue)?;
         let options = BasicConsumeOptions::default();
         let consuming = line.channel.basic_consume(name.clone(), name, options, FieldTable::default());
@@ -271,23 +374,23 @@ impl Consumer {
     /// Gives out the letters that were delivered and that no permit was there for.
     pub(super) async fn tend(
         mut self,
-        mut consuming: Option<(Line, lapin::Consumer)>,
-        outlet: Outlet,
+        mut consuming: Option<(ConsumerChannel, lapin::Consumer)>,
+        sink: DeliverySink,
     ) -> Vec<Letter> {
-        let generation = outlet.generation.clone();
+        let generation = sink.generation.clone();
         let mut lines = JoinSet::new();
         // The pump hears of the end by itself, and has letters to give out then.
         loop {
             let next = match consuming.take() {
                 Some(consuming) => Some(consuming),
-                None => generation.while_it_lasts(self.next_to_consume(&outlet, &mut lines)).await.flatten(),
+                None => generation.while_it_lasts(self.next_to_consume(&sink, &mut lines)).await.flatten(),
             };
             let Some((line, stream)) = next else { break };
-            let beyond = self.consume_as_said(&line, stream, &outlet).await;
+            let beyond = self.consume_as_said(&line, stream, &sink).await;
             if generation.why().is_some() {
                 return beyond;
             }
-            lines.spawn(line.close_when_settled(self.step));
+            lines.spawn(self.clone().close_when_settled(line, sink.clone()));
         }
         // A line lives as long as a delivery of it is unsettled: without it there is no ack.
         let _ = generation.while_it_lasts(async { while lines.join_next().await.is_some() {} }).await;
@@ -297,37 +400,44 @@ impl Consumer {
     /// Does what is said until that is to consume again; `None` when nothing more is to be taken.
     async fn next_to_consume(
         &mut self,
-        outlet: &Outlet,
+        sink: &DeliverySink,
         lines: &mut JoinSet<()>,
-    ) -> Option<(Line, lapin::Consumer)> {
+    ) -> Option<(ConsumerChannel, lapin::Consumer)> {
         loop {
             while lines.try_join_next().is_some() {}
-            if outlet.draining.is_cancelled() {
+            if sink.draining.is_cancelled() {
                 return None;
             }
-            let take = *self.take.borrow_and_update();
-            let done = match take {
-                Take::All => match self.prepare_and_consume().await {
+            self.mode.mark_unchanged();
+            if let Some(barred) = &mut self.barred {
+                barred.mark_unchanged();
+            }
+            let done = match self.mode() {
+                ConsumeMode::All => match self.prepare_and_consume().await {
                     Ok(Some(consuming)) => return Some(consuming),
                     Ok(None) => continue,
                     Err(error) => Err(error),
                 },
-                Take::One => self.take_one(outlet).await.map(|line| {
-                    if let Some(line) = line {
-                        lines.spawn(line.close_when_settled(self.step));
+                ConsumeMode::One => self.take_one(sink).await.map(|line| {
+                    if let Some(mut line) = line {
+                        let step = self.step;
+                        lines.spawn(async move {
+                            line.until_settled().await;
+                            line.close(step).await;
+                        });
                     }
                 }),
-                Take::Nothing => Ok(()),
+                ConsumeMode::Nothing => Ok(()),
             };
             if let Err(error) = done {
-                outlet.generation.end(error.into());
+                sink.generation.end(error.into());
                 return None;
             }
-            self.wait_for_word(&outlet.draining).await;
+            self.wait_for_word(&sink.draining).await;
         }
     }
 
-    async fn prepare_and_consume(&self) -> Result<Option<(Line, lapin::Consumer)>, Error> {
+    async fn prepare_and_consume(&self) -> Result<Option<(ConsumerChannel, lapin::Consumer)>, Error> {
         let Some(line) = self.prepare().await? else { return Ok(None) };
         let stream = self.consume(&line).await?;
         Ok(Some((line, stream)))
@@ -335,32 +445,41 @@ impl Consumer {
 
     /// Consumes until it is said otherwise, or nothing more is to be taken; then what the broker had sent already
     /// has been handed on. When the generation ends before, gives out what could not be.
-    async fn consume_as_said(&self, line: &Line, stream: lapin::Consumer, outlet: &Outlet) -> Vec<Letter> {
-        let mut word = self.take.clone();
+    async fn consume_as_said(
+        &self,
+        line: &ConsumerChannel,
+        stream: lapin::Consumer,
+        sink: &DeliverySink,
+    ) -> Vec<Letter> {
+        let mut mode = self.mode.clone();
+        let mut barred = self.barred.clone();
         let stopping = CancellationToken::new();
-        let pump = self.pump(stream, line, outlet, &stopping);
+        let pump = self.pump(stream, line, sink, &stopping);
         let mut pump = std::pin::pin!(pump);
         let said_otherwise = async {
             // Who says it outlives every generation.
-            drop(word.wait_for(|take| *take != Take::All).await);
-            line.calm().await;
+            tokio::select! {
+                () = sink.draining.cancelled() => {}
+                _ = mode.wait_for(|mode| *mode != ConsumeMode::All) => {}
+                () = until_barred(&mut barred) => {}
+            }
+            line.calm(&self.connection, &self.queue, self.step).await;
         };
         tokio::select! {
             biased;
             // The generation has ended.
             beyond = &mut pump => return beyond,
-            () = outlet.draining.cancelled() => {}
             () = said_otherwise => {}
         }
         stopping.cancel();
         let cancelling = async {
             if let Err(error) = self.cancel(line).await {
-                outlet.generation.end(error.into());
+                sink.generation.end(error.into());
             }
         };
         let cancelled = async {
-            outlet.generation.while_it_lasts(cancelling).await;
-            line.acks.send_replace(Acks::Flow);
+            sink.generation.while_it_lasts(cancelling).await;
+            line.flow.send_modify(|flow| flow.acks = Acks::Flow);
         };
         let ((), beyond) = tokio::join!(cancelled, pump);
         beyond
@@ -372,46 +491,81 @@ impl Consumer {
             biased;
             () = draining.cancelled() => {}
             // Who says it outlives every generation.
-            _ = self.take.changed() => {}
+            _ = self.mode.changed() => {}
+            () = changed(&mut self.barred) => {}
         }
     }
 
     /// Asks for one letter, without consuming: nothing else is set aside for us, and nothing has to be cancelled.
-    async fn take_one(&self, outlet: &Outlet) -> Result<Option<Line>, Error> {
+    async fn take_one(&self, sink: &DeliverySink) -> Result<Option<ConsumerChannel>, Error> {
         let permit = tokio::select! {
             biased;
-            () = outlet.draining.cancelled() => return Ok(None),
+            () = sink.draining.cancelled() => return Ok(None),
             permit = Arc::clone(&self.permits).acquire_owned() => permit,
         };
         // Semaphores of the intake are never closed.
         let Ok(permit) = permit else { return Ok(None) };
-        let take = *self.take.borrow();
-        if take != Take::One {
+        if self.mode() != ConsumeMode::One {
             return Ok(None);
         }
         let line = self.open().await?;
         let asking = line.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
         let asked = within(format!("take one letter from queue `{}`", self.queue), self.step, asking).await?;
         if let Some(message) = asked {
-            let delivery = self.delivery(message.delivery, &line, permit, &outlet.generation);
+            let delivery = self.delivery(message.delivery, &line, permit, &sink.generation);
             // Nobody takes it any more: the generation has ended.
-            let _ = outlet.out.send(delivery).await;
+            let _ = sink.out.send(delivery).await;
         }
         Ok(Some(line))
     }
 
-    async fn open(&self) -> Result<Line, Error> {
+    /// Closes the channel of a consumer that is cancelled, once every delivery that came through it is settled and the queue
+    /// knows of it.
+    ///
+    /// The broker's channel holds back acks beyond the first 32 of a burst until the quorum queue has written those, and forgets
+    /// them when it is closed before: what was acked would come again. What it asks the queue itself (`basic.get`) is
+    /// answered when those are written, though perhaps just before the channel hears of that; the second answer comes
+    /// after it, and after the rest of the acks. If asking brings a letter, it is given back.
+    async fn close_when_settled(self, mut line: ConsumerChannel, sink: DeliverySink) {
+        line.until_settled().await;
+        if self.prefetch > BURST_BEGINS_AT {
+            for _ in 0..2 {
+                let is_lasting = sink.generation.why().is_none();
+                if !is_lasting || self.ask_the_queue(&line, &sink).await.is_err() {
+                    break;
+                }
+                line.until_settled().await;
+            }
+            line.has_answered(self.step).await;
+        }
+        line.close(self.step).await;
+    }
+
+    async fn ask_the_queue(&self, line: &ConsumerChannel, sink: &DeliverySink) -> Result<(), Error> {
+        // Semaphores of the intake are never closed.
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Ok(()) };
+        let asking = line.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+        let asked =
+            within(format!("ask queue `{}` for its last word", self.queue), self.step, asking).await?;
+        if let Some(message) = asked {
+            let delivery = self.delivery(message.delivery, line, permit, &sink.generation);
+            // Nobody takes it any more: the generation has ended.
+            let _ = sink.out.send(delivery.into_given_back()).await;
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<ConsumerChannel, Error> {
         let opening = self.connection.create_channel();
         let channel =
             within(format!("open a channel for queue `{}`", self.queue), self.step, opening).await?;
         let (unsettled, all_settled) = mpsc::channel(1);
-        let acks = watch::Sender::new(Acks::Flow);
-        let arrived = watch::Sender::new(0);
-        Ok(Line { channel, prefetch: self.prefetch, unsettled, all_settled, acks, arrived })
+        let flow = Arc::new(watch::Sender::new(Flow { acks: Acks::Flow, unacked: 0 }));
+        Ok(ConsumerChannel { channel, prefetch: self.prefetch, unsettled, all_settled, flow })
     }
 
     /// Tells the broker to send nothing more. What it has sent already still arrives.
-    async fn cancel(&self, line: &Line) -> Result<(), Error> {
+    async fn cancel(&self, line: &ConsumerChannel) -> Result<(), Error> {
         let canceling = line.channel.basic_cancel(short(&self.queue)?, Default::default());
         within(format!("cancel the consumer of queue `{}`", self.queue), self.step, canceling).await
     }
@@ -421,11 +575,11 @@ impl Consumer {
     async fn pump(
         &self,
         mut stream: lapin::Consumer,
-        line: &Line,
-        outlet: &Outlet,
+        line: &ConsumerChannel,
+        sink: &DeliverySink,
         stopping: &CancellationToken,
     ) -> Vec<Letter> {
-        let Outlet { out, generation, .. } = outlet;
+        let DeliverySink { out, generation, .. } = sink;
         let mut ended = std::pin::pin!(generation.ended());
         loop {
             let next = async {
@@ -440,7 +594,7 @@ impl Consumer {
                     Some((permit, Some(Ok(delivery)))) => (permit, delivery),
                     Some((_, Some(Err(error)))) => {
                         let queue = self.queue.clone();
-                        generation.end(Ended::ConsumerBroke { queue, source: Fault(error) });
+                        generation.end(Ended::ConsumerBroke { queue, source: ClientError(error) });
                         break;
                     }
                     // We asked for it.
@@ -468,37 +622,82 @@ impl Consumer {
     fn delivery(
         &self,
         delivery: lapin::message::Delivery,
-        line: &Line,
+        line: &ConsumerChannel,
         permit: OwnedSemaphorePermit,
         generation: &Generation,
     ) -> Delivery {
         let (letter, acker) = letter(self.source, delivery);
-        line.arrived.send_modify(|arrived| *arrived += 1);
-        let hold = Hold::new(permit, &self.held, line, generation.clone());
-        Delivery { letter, unsettled: Unsettled::new(acker, generation.clone(), self.step, hold) }
+        line.flow.send_modify(|flow| flow.unacked += 1);
+        let hold = InFlight::new(permit, &self.held, line, generation.clone());
+        let unsettled = Unsettled::new(acker, generation.clone(), self.step, hold);
+        Delivery { letter, unsettled, purpose: Purpose::Handle }
     }
 }
 
-impl Line {
-    /// Holds back acks until nothing more arrives. A quorum queue that has sent a delivery after an ack, when the
-    /// consumer is cancelled, sets it aside until the channel closes, and then it says `redelivered`: so nothing
-    /// should be on its way then.
-    async fn calm(&self) {
-        self.acks.send_replace(Acks::Wait);
-        let mut arrived = self.arrived.subscribe();
-        let calming = async { while timeout(CALM, arrived.changed()).await.is_ok() {} };
+async fn until_barred(barred: &mut Option<watch::Receiver<bool>>) {
+    match barred {
+        // Who says it outlives every generation.
+        Some(barred) => drop(barred.wait_for(|barred| *barred).await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(barred: &mut Option<watch::Receiver<bool>>) {
+    match barred {
+        // Who says it outlives every generation.
+        Some(barred) => drop(barred.changed().await),
+        None => std::future::pending().await,
+    }
+}
+
+impl ConsumerChannel {
+    /// Holds back acks until nothing of its queue is on its way any more: until as much has come as the prefetch allows, or
+    /// nothing is left in the queue. A quorum queue that has sent a delivery when its consumer is cancelled sets it aside
+    /// until the channel closes, and then it says `redelivered`, although nobody has seen it.
+    ///
+    /// Silence would prove nothing: a broker that writes to its disk can be silent for a second.
+    ///
+    /// The depth is asked for by a channel of its own, which a broker closes if the right to look is missing.
+    async fn calm(&self, connection: &Arc<Connection>, queue: &str, step: Duration) {
+        self.flow.send_modify(|flow| flow.acks = Acks::Wait);
+        let mut flow = self.flow.subscribe();
+        let calming = async {
+            loop {
+                if flow.borrow_and_update().unacked >= self.prefetch {
+                    return;
+                }
+                let is_empty = depth_of(connection, queue, step).await.is_ok_and(|ready| ready == 0);
+                // What the queue had handed to the broker's channel by then comes before the next answer of that.
+                if is_empty
+                    && self.has_answered(step).await
+                    && !flow.has_changed().is_ok_and(|changed| changed)
+                {
+                    return;
+                }
+                let _ = timeout(CALM_LOOKED_FOR_EVERY, flow.changed()).await;
+            }
+        };
         let _ = timeout(ACK_HELD_MAX, calming).await;
     }
 
-    /// Closes the channel once every delivery that came through it is settled. Only then does the broker hand on
-    /// what it may have set aside for a consumer that is cancelled now; such a letter says `redelivered`, although
-    /// nobody has seen it.
-    async fn close_when_settled(self, step: Duration) {
-        let Line { channel, prefetch: _, unsettled, mut all_settled, acks: _, arrived: _ } = self;
-        drop(unsettled);
-        let _ = all_settled.recv().await;
+    /// Asks the broker something that changes nothing. Says whether it has answered.
+    async fn has_answered(&self, step: Duration) -> bool {
+        let asking = self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
+        timeout(step, asking).await.is_ok_and(|answered| answered.is_ok())
+    }
+
+    /// Waits until every delivery that came through it is settled.
+    async fn until_settled(&mut self) {
+        let (unsettled, all_settled) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.unsettled, unsettled));
+        let _ = std::mem::replace(&mut self.all_settled, all_settled).recv().await;
+    }
+
+    /// Closes the channel. Only then does the broker hand on what it may have set aside for a consumer that is cancelled
+    /// now; such a letter says `redelivered`, although nobody has seen it.
+    async fn close(self, step: Duration) {
         // If it cannot be closed, its connection is broken, and who watches that tells it.
-        let _ = within("close a channel", step, channel.close(200, "done".into())).await;
+        let _ = within("close a channel", step, self.channel.close(200, "done".into())).await;
     }
 }
 
@@ -509,19 +708,40 @@ impl From<Error> for Ended {
             Error::Failed { source, .. } => {
                 Ended::ConnectionLost { role: Role::Consume, source: Some(source) }
             }
-            Error::Tls { .. } | Error::Late { .. } | Error::Unfit { .. } | Error::NameTooLong { .. } => {
-                Ended::ConnectionLost { role: Role::Consume, source: None }
-            }
+            Error::Tls { .. }
+            | Error::LoginRefused { .. }
+            | Error::Late { .. }
+            | Error::Unfit { .. }
+            | Error::NameTooLong { .. } => Ended::ConnectionLost { role: Role::Consume, source: None },
         }
     }
 }
 
 fn letter(source: Source, delivery: lapin::message::Delivery) -> (Letter, lapin::Acker) {
+    let routing_key = delivery.routing_key.to_string();
+    let mut headers = delivery.properties.headers().as_ref().map(headers).unwrap_or_default();
+    let cut = headers.remove(screen::MARK);
+    if !origin::is_believed(source) {
+        headers.retain(|name, _| !name.starts_with("cancel-"));
+        let properties = &delivery.properties;
+        let given = [
+            (origin::ROUTING_KEY, Some(routing_key.as_str())),
+            (origin::MESSAGE_ID, properties.message_id().as_ref().map(ShortString::as_str)),
+            (origin::APP_ID, properties.app_id().as_ref().map(ShortString::as_str)),
+            (origin::USER_ID, properties.user_id().as_ref().map(ShortString::as_str)),
+        ];
+        let given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
+        headers.extend(given.map(|(name, text)| (name.to_owned(), HeaderValue::Text(text.to_owned()))));
+    }
+    // Of a letter of ours it says what was cut from it when it came.
+    if let Some(cut) = cut {
+        headers.entry(origin::UNREADABLE.to_owned()).or_insert(cut);
+    }
     let letter = Letter {
         source,
-        routing_key: delivery.routing_key.to_string(),
+        routing_key,
         redelivered: if delivery.redelivered { Redelivered::Yes } else { Redelivered::No },
-        headers: delivery.properties.headers().as_ref().map(headers).unwrap_or_default(),
+        headers,
         body: Bytes::from(delivery.data),
     };
     (letter, delivery.acker)
@@ -565,6 +785,11 @@ mod tests {
     use lapin::types::ShortString;
 
     use super::*;
+
+    #[test]
+    fn a_body_that_the_screen_cuts_is_known_by_its_words() {
+        assert_eq!(screen::BODY_CUT, origin::BODY_CUT);
+    }
 
     fn read(value: AMQPValue) -> Option<HeaderValue> {
         let mut table = FieldTable::default();

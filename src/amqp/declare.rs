@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use lapin::options::{
-    ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection};
+use uuid::Uuid;
 
 use super::connect::{Broker, Error, short, within};
 use super::generation::Role;
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
 
 pub use super::preflight::apply;
+
+/// AMQP's number for a declaration that the broker cannot take as it is.
+const DIFFERS: u16 = 406;
 
 /// What a look at a queue shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +96,7 @@ pub(super) async fn all_are_there(
 ) -> Result<(), Error> {
     let step = broker.timeouts.step;
     let channel = within("open a channel for the topology", step, connection.create_channel()).await?;
-    let looks = topology.exchanges().iter().map(|exchange| look_at_exchange(&channel, exchange, step));
+    let looks = topology.exchanges().iter().map(|exchange| look_at_exchange(&channel, &exchange.name, step));
     try_join_all(looks).await?;
     try_join_all(topology.queues().iter().map(|queue| depth(&channel, &queue.name, step))).await?;
     let _ = within("close the channel of the topology", step, channel.close(200, "done".into())).await;
@@ -133,15 +137,12 @@ pub(super) async fn depth_and_consumers(
 }
 
 /// Asks whether an exchange is there. Asks for no permission, and changes nothing.
-pub(super) async fn look_at_exchange(
-    channel: &Channel,
-    exchange: &Exchange,
-    step: Duration,
-) -> Result<(), Error> {
+pub(super) async fn look_at_exchange(channel: &Channel, exchange: &str, step: Duration) -> Result<(), Error> {
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
-    let asking =
-        channel.exchange_declare(short(&exchange.name)?, kind(exchange), options, FieldTable::default());
-    within(format!("look at exchange `{}`", exchange.name), step, asking).await
+    // Of what is only looked at, the broker does not compare the type.
+    let kind = lapin::ExchangeKind::Topic;
+    let asking = channel.exchange_declare(short(exchange)?, kind, options, FieldTable::default());
+    within(format!("look at exchange `{exchange}`"), step, asking).await
 }
 
 pub(super) async fn declare_exchange(
@@ -165,6 +166,21 @@ pub(super) async fn declare_exchange(
     within(format!("declare exchange `{}`", exchange.name), step, declaring).await
 }
 
+/// Asks whether we may declare an exchange, and declares nothing: the broker looks at the permission first, and then
+/// refuses an alternate exchange that is a number, whether the exchange is there or not.
+pub(super) async fn may_declare_exchange(
+    channel: &Channel,
+    exchange: &Exchange,
+    step: Duration,
+) -> Result<(), Error> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("alternate-exchange".into(), AMQPValue::LongLongInt(0));
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let asking = channel.exchange_declare(short(&exchange.name)?, kind(exchange), options, arguments);
+    let asked = within(format!("ask about exchange `{}`", exchange.name), step, asking).await;
+    refused_as_meant(asked, "alternate-exchange")
+}
+
 fn kind(exchange: &Exchange) -> lapin::ExchangeKind {
     match exchange.kind {
         ExchangeKind::Topic => lapin::ExchangeKind::Topic,
@@ -174,6 +190,34 @@ fn kind(exchange: &Exchange) -> lapin::ExchangeKind {
 
 pub(super) async fn declare_queue(channel: &Channel, queue: &Queue, limit: Duration) -> Result<(), Error> {
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let declaring = channel.queue_declare(short(&queue.name)?, options, arguments(queue));
+    within(format!("declare queue `{}`", queue.name), limit, declaring).await.map(|_| ())
+}
+
+/// Asks whether we may declare a queue, and declares nothing: the broker looks at the permissions first, of where it
+/// dead-letters to as well, and then refuses a queue that expires before it begins, whether it is there or not.
+pub(super) async fn may_declare_queue(channel: &Channel, queue: &Queue, step: Duration) -> Result<(), Error> {
+    const EXPIRES: &str = "x-expires";
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = arguments(queue);
+    arguments.insert(EXPIRES.into(), AMQPValue::LongLongInt(-1));
+    let asking = channel.queue_declare(short(&queue.name)?, options, arguments);
+    let asked = within(format!("ask about queue `{}`", queue.name), step, asking).await;
+    refused_as_meant(asked.map(|_| ()), EXPIRES)
+}
+
+/// Nobody is to take what must be refused; and what was refused for the sake of this argument alone was allowed.
+fn refused_as_meant(asked: Result<(), Error>, argument: &str) -> Result<(), Error> {
+    match asked {
+        Err(error) => match error.said() {
+            Some((DIFFERS, text)) if text.contains(&format!("'{argument}'")) => Ok(()),
+            Some(_) | None => Err(error),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+fn arguments(queue: &Queue) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue.kind.as_str().into()));
     for (name, value) in &queue.arguments {
@@ -183,8 +227,7 @@ pub(super) async fn declare_queue(channel: &Channel, queue: &Queue, limit: Durat
         };
         arguments.insert((*name).into(), value);
     }
-    let declaring = channel.queue_declare(short(&queue.name)?, options, arguments);
-    within(format!("declare queue `{}`", queue.name), limit, declaring).await.map(|_| ())
+    arguments
 }
 
 pub(super) async fn bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
@@ -199,6 +242,25 @@ pub(super) async fn bind(channel: &Channel, binding: &Binding, step: Duration) -
             let options = ExchangeBindOptions::default();
             let binding = channel.exchange_bind(short(name)?, source, key, options, FieldTable::default());
             within(format!("bind exchange `{name}`"), step, binding).await
+        }
+    }
+}
+
+/// Asks whether we may declare a binding, and declares nothing: to take a binding away that nobody has made needs the
+/// same permissions, and changes nothing.
+pub(super) async fn may_bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
+    let (source, key) = (short(&binding.source)?, short(&binding.key)?);
+    let mut nobodys = FieldTable::default();
+    nobodys.insert("cancel-asking".into(), AMQPValue::LongString(Uuid::new_v4().to_string().into()));
+    match &binding.destination {
+        Destination::Queue(name) => {
+            let asking = channel.queue_unbind(short(name)?, source, key, nobodys);
+            within(format!("ask about the binding of queue `{name}`"), step, asking).await
+        }
+        Destination::Exchange(name) => {
+            let options = ExchangeUnbindOptions::default();
+            let asking = channel.exchange_unbind(short(name)?, source, key, options, nobodys);
+            within(format!("ask about the binding of exchange `{name}`"), step, asking).await
         }
     }
 }

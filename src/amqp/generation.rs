@@ -149,7 +149,7 @@ impl fmt::Display for Role {
 /// What the client library or the broker says. Never holds an address or a password.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
-pub struct Fault(#[from] pub(super) lapin::Error);
+pub struct ClientError(#[from] pub(super) lapin::Error);
 
 /// Why a generation ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -160,6 +160,9 @@ pub enum Ended {
     /// The broker does not fit any more: somebody has set a policy, or taken a binding away.
     #[error("the broker does not fit any more")]
     Unfit,
+    /// Its queues go back to one connection.
+    #[error("its queues go back to one connection")]
+    Regrouped,
     /// A connection broke, or the broker closed it.
     #[error("the {role} connection was lost")]
     ConnectionLost {
@@ -167,7 +170,7 @@ pub enum Ended {
         role: Role,
         /// What was said, if anything was.
         #[source]
-        source: Option<Fault>,
+        source: Option<ClientError>,
     },
     /// The broker did not answer on a connection that looks open, for most of two heartbeats: it hangs, or the
     /// network swallows what is sent.
@@ -195,7 +198,7 @@ pub enum Ended {
         queue: String,
         /// What was said.
         #[source]
-        source: Fault,
+        source: ClientError,
     },
     /// The broker returned a message. With our topology that can only mean a broken one; and since it does not
     /// say reliably which confirm belongs to it, nothing that was confirmed at the same time is believed.
@@ -225,7 +228,7 @@ pub enum Ended {
     PublishFailed {
         /// What was said.
         #[source]
-        source: Fault,
+        source: ClientError,
     },
     /// A message that no broker can take. That is a bug of ours.
     #[error("a message cannot be sent: {what}")]
@@ -238,7 +241,7 @@ pub enum Ended {
     AckFailed {
         /// What was said; nothing if the channel was gone already.
         #[source]
-        source: Option<Fault>,
+        source: Option<ClientError>,
     },
 }
 

@@ -11,28 +11,40 @@
 //! ```
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod alone;
 pub mod browse;
 mod confirms;
 pub mod connect;
+mod connection;
 pub mod consumer;
 pub mod declare;
+mod depths;
+mod dial;
 pub mod generation;
-mod link;
 mod permissions;
 pub mod preflight;
 pub mod publisher;
+pub mod remarks;
+pub mod screen;
 pub mod session;
+pub mod settings;
 pub mod settle;
+mod shell;
+pub mod supervisor;
+mod suspicion;
 pub mod tls;
 pub mod topology;
+mod transport;
 mod watchdog;
 
 pub use confirms::Confirmed;
 pub use connect::{Broker, Error, SettingsError, Timeouts};
-pub use consumer::{ACK_HELD_MAX, Delivery};
+pub use consumer::{ACK_HELD_MAX, ConsumeMode, Delivery, Purpose};
 pub use declare::Depth;
 pub use generation::{Ended, Generation, Interrupted};
 pub use publisher::{PublishError, PublishSession, Publisher};
-pub use session::{Session, Settings, Stopped, Stories, run_generations};
+pub use session::Session;
+pub use settings::Settings;
 pub use settle::{Announced, Unacked, Unsettled};
+pub use supervisor::{DeliveryHandler, Stopped, run_generations};
 pub use topology::Topology;

@@ -7,12 +7,16 @@ use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Channel};
 
 use super::connect::{Broker, Error, short, within};
-use super::declare::{depth, look_at_exchange};
-use super::preflight::{Finding, Object, Place};
-use super::topology::{Exchange, Topology};
+use super::declare::{depth, look_at_exchange, may_bind};
+use super::preflight::{BrokerObject, Finding, Target};
+use super::topology::{Binding, Destination, Exchange, Topology};
+use crate::config::Declare;
 
 /// AMQP's number for what we may not do.
 pub(super) const NOT_ALLOWED: u16 = 403;
+
+/// And for what is not there.
+const NOT_FOUND: u16 = 404;
 
 /// So many questions are asked at the same time.
 const AT_ONCE: usize = 16;
@@ -24,7 +28,8 @@ enum Question {
 }
 
 /// Tells what a worker of this topology may not do. A queue that holds letters is not asked about: taking one out
-/// and giving it back would make it a suspect. What is wrong for another reason than a permission is not told here.
+/// and giving it back would make it a suspect. Of what a worker that declares finds missing, it is asked all the same.
+/// What is wrong for another reason than a permission is not told here.
 ///
 /// # Errors
 /// When the broker cannot be asked.
@@ -32,13 +37,15 @@ pub(super) async fn ask(
     broker: &Broker,
     connection: &Connection,
     topology: &Topology,
-    place: &Place,
+    place: &Target,
+    worker: Declare,
 ) -> Result<Vec<Finding>, Error> {
     let published_to = topology.published_to();
     let exchanges = topology.exchanges().iter().filter(|exchange| published_to.contains(&exchange.name));
     let publishing = exchanges.cloned().map(Question::PublishTo);
     let consuming = topology.consumed_from().into_iter().map(Question::ConsumeFrom);
-    let asking = publishing.chain(consuming).map(|question| put(broker, connection, question).boxed());
+    let asking =
+        publishing.chain(consuming).map(|question| put(broker, connection, question, worker).boxed());
     // A list first: nothing runs before it is polled, so it is only the order of the turns.
     let asking: Vec<_> = asking.collect();
     let mut answers = stream::iter(asking).buffered(AT_ONCE);
@@ -52,10 +59,10 @@ pub(super) async fn ask(
             // The channel may be closed before we have asked for the answer; then nothing is left of what was said. The
             // exchange was there a moment ago, so it can only be the permission.
             (Some((NOT_ALLOWED, _)) | None, Question::PublishTo(exchange)) => {
-                findings.push(place.not_permitted(Object::Exchange(exchange.name), "publish to"));
+                findings.push(place.not_permitted(BrokerObject::Exchange(exchange.name), "publish to"));
             }
             (Some((NOT_ALLOWED, _)), Question::ConsumeFrom(queue)) => {
-                findings.push(place.not_permitted(Object::Queue(queue), "consume from"));
+                findings.push(place.not_permitted(BrokerObject::Queue(queue), "consume from"));
             }
             (_, Question::PublishTo(_) | Question::ConsumeFrom(_)) => {}
         }
@@ -63,23 +70,82 @@ pub(super) async fn ask(
     Ok(findings)
 }
 
-async fn put(broker: &Broker, connection: &Connection, question: Question) -> (Question, Result<(), Error>) {
+async fn put(
+    broker: &Broker,
+    connection: &Connection,
+    question: Question,
+    worker: Declare,
+) -> (Question, Result<(), Error>) {
     let answer = match &question {
-        Question::PublishTo(exchange) => publish_nothing(broker, connection, exchange).await,
+        Question::PublishTo(exchange) => publish_nothing(broker, connection, &exchange.name, "").await,
         Question::ConsumeFrom(queue) => get_nothing(broker, connection, queue).await,
+    };
+    let missing = answer.as_ref().is_err_and(|error| error.said().is_some_and(|(it, _)| it == NOT_FOUND));
+    let answer = match (missing, worker, &question) {
+        (true, Declare::Missing, Question::PublishTo(exchange)) => {
+            write_to_missing(broker, connection, exchange).await
+        }
+        (true, Declare::Missing, Question::ConsumeFrom(queue)) => get(broker, connection, queue).await,
+        (true, Declare::Nothing, _) | (false, _, _) => answer,
     };
     (question, answer)
 }
 
-async fn publish_nothing(broker: &Broker, connection: &Connection, exchange: &Exchange) -> Result<(), Error> {
+/// Why a broker takes nothing from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The exchange is not there.
+    Missing,
+    /// We may not publish there.
+    NotPermitted,
+}
+
+/// Why the broker takes nothing with this key for this exchange; `None`: it would, or it does not say.
+pub(super) async fn obstacle(
+    broker: &Broker,
+    connection: &Connection,
+    exchange: &str,
+    routing_key: &str,
+) -> Option<Obstacle> {
+    let error = publish_nothing(broker, connection, exchange, routing_key).await.err()?;
+    match error.said() {
+        Some((NOT_FOUND, _)) => Some(Obstacle::Missing),
+        Some((NOT_ALLOWED, _)) => Some(Obstacle::NotPermitted),
+        Some(_) => None,
+        // As above: it was there a moment ago.
+        None => error.is_refusal().then_some(Obstacle::NotPermitted),
+    }
+}
+
+/// The broker looks at permissions before it looks for the exchange. Whoever declares binds from this one, and so may
+/// read from it.
+async fn write_to_missing(
+    broker: &Broker,
+    connection: &Connection,
+    exchange: &Exchange,
+) -> Result<(), Error> {
+    let step = broker.timeouts.step;
+    let channel = within("open a channel", step, connection.create_channel()).await?;
+    let name = exchange.name.clone();
+    let itself =
+        Binding { source: name.clone(), destination: Destination::Exchange(name), key: String::new() };
+    may_bind(&channel, &itself, step).await?;
+    done_with(broker, &channel).await
+}
+
+async fn publish_nothing(
+    broker: &Broker,
+    connection: &Connection,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), Error> {
     let step = broker.timeouts.step;
     let channel = within("open a channel", step, connection.create_channel()).await?;
     look_at_exchange(&channel, exchange, step).await?;
-    let exchange = &exchange.name;
     within("begin a transaction", step, channel.tx_select()).await?;
     let publishing = channel.basic_publish(
         short(exchange)?,
-        short("")?,
+        short(routing_key)?,
         BasicPublishOptions::default(),
         b"",
         BasicProperties::default(),
@@ -92,13 +158,19 @@ async fn publish_nothing(broker: &Broker, connection: &Connection, exchange: &Ex
 async fn get_nothing(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
     let step = broker.timeouts.step;
     let channel = within("open a channel", step, connection.create_channel()).await?;
-    if depth(&channel, queue, step).await? == 0 {
-        let getting = channel.basic_get(short(queue)?, BasicGetOptions::default());
-        if let Some(letter) = within(format!("look into queue `{queue}`"), step, getting).await? {
-            // It came between the two questions.
-            let back = letter.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
-            within("give a letter back", step, back).await?;
-        }
+    let is_empty = depth(&channel, queue, step).await? == 0;
+    done_with(broker, &channel).await?;
+    if is_empty { get(broker, connection, queue).await } else { Ok(()) }
+}
+
+async fn get(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
+    let step = broker.timeouts.step;
+    let channel = within("open a channel", step, connection.create_channel()).await?;
+    let getting = channel.basic_get(short(queue)?, BasicGetOptions::default());
+    if let Some(letter) = within(format!("look into queue `{queue}`"), step, getting).await? {
+        // It came between the two questions.
+        let back = letter.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
+        within("give a letter back", step, back).await?;
     }
     done_with(broker, &channel).await
 }

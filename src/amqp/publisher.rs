@@ -4,20 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lapin::BasicProperties;
 use lapin::options::ConfirmSelectOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, ErrorKind};
 use tokio::task::JoinSet;
 
 use super::confirms::{Confirms, Outgoing, Unconfirmed};
 use super::connect::{Broker, Error, Timeouts, within};
-use super::generation::{Ended, Generation, Interrupted, Role};
-use super::link::Link;
+use super::connection::Connection;
+use super::generation::{ClientError, Ended, Generation, Interrupted, Role};
+use super::permissions::{Obstacle, obstacle};
 use super::session::watch;
 use super::settle::{Announced, Unsettled};
-use super::topology::Topology;
+use super::topology::{Topology, Who};
 use super::watchdog::{Pace, watch_answers};
-use crate::wire::envelope::{HeaderValue, Headers, Message, Messages};
+use crate::wire::envelope::{HeaderValue, Headers, Message, Messages, Occasion};
 
 /// AMQP's number for *keep it on disk*.
 const PERSISTENT: u8 = 2;
@@ -46,6 +47,27 @@ pub enum PublishError {
     Refused {
         /// Which ones, by their index among the messages.
         refused: Vec<usize>,
+    },
+    /// The exchange is not there.
+    #[error(
+        "exchange `{exchange}` is missing at the broker, and nothing was published. `cancel-worker topology apply` declares \
+         it, and so does `cancel-worker run`; or is it another virtual host, or another prefix?"
+    )]
+    NoExchange {
+        /// Which one.
+        exchange: String,
+    },
+    /// The user may not publish there.
+    #[error(
+        "we have no permission to publish to exchange `{exchange}` with routing key `{routing_key}`. To fix it: {fix}"
+    )]
+    NotPermitted {
+        /// Which one.
+        exchange: String,
+        /// The key that it was tried with.
+        routing_key: String,
+        /// The command that gives the least that is needed.
+        fix: String,
     },
     /// Nobody knows. To publish the same bytes again is right.
     #[error("the connection was lost before the broker confirmed: publish the same bytes again")]
@@ -155,6 +177,13 @@ impl Publisher {
         if let Some(id) = &message.message_id {
             properties = properties.with_message_id(short(id, "its message id is longer than 255 bytes")?);
         }
+        if let Some(Occasion { correlation_id, at }) = &message.occasion {
+            properties = properties
+                .with_correlation_id(short(correlation_id, "its correlation id is longer than 255 bytes")?)
+                .with_timestamp(u64::try_from(at.as_second()).unwrap_or_default())
+                .with_type(ShortString::from(OUTCOME_TYPE))
+                .with_app_id(ShortString::from(APP_ID));
+        }
         Ok(Outgoing {
             exchange: short(
                 &self.topology.exchange_of(&message.address),
@@ -166,6 +195,12 @@ impl Publisher {
         })
     }
 }
+
+/// `type` of an outcome event, as in its body.
+const OUTCOME_TYPE: &str = "cancel.outcome.v1";
+
+/// Who publishes outcome events.
+const APP_ID: &str = "cancel-worker";
 
 fn field_table(headers: &Headers) -> Result<FieldTable, &'static str> {
     let fields = headers
@@ -188,7 +223,7 @@ fn field_table(headers: &Headers) -> Result<FieldTable, &'static str> {
 pub struct PublishSession {
     broker: Broker,
     publisher: Publisher,
-    connection: Link,
+    connection: Connection,
     // Stopped when it is dropped.
     _tasks: JoinSet<()>,
 }
@@ -206,7 +241,7 @@ impl PublishSession {
     /// Builds on a connection that nobody else uses.
     pub(super) async fn on(
         broker: &Broker,
-        connection: Link,
+        connection: Connection,
         topology: Arc<Topology>,
         generation: Generation,
     ) -> Result<PublishSession, Error> {
@@ -216,13 +251,57 @@ impl PublishSession {
         let opening = connection.create_channel();
         let watched = within("open the channel of the watchdog", step, opening).await?;
         let pace = Pace::of(connection.configuration().heartbeat());
-        tasks.spawn(watch_answers(Role::Publish, watched, pace, generation.clone()));
+        tasks.spawn(watch_answers(
+            Role::Publish,
+            watched,
+            pace,
+            generation.clone(),
+            connection.held().clone(),
+        ));
         let channel = within("open the publishing channel", step, connection.create_channel()).await?;
         let confirming = channel.confirm_select(ConfirmSelectOptions::default());
         within("switch the confirms on", step, confirming).await?;
         let confirms = Confirms::start(channel, broker.timeouts, generation.clone(), &mut tasks);
         let publisher = Publisher { confirms, topology, generation };
         Ok(PublishSession { broker: broker.clone(), publisher, connection, _tasks: tasks })
+    }
+
+    /// Publishes messages that belong to no delivery, and waits until the broker has confirmed all of them.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]; and where the broker takes nothing at all from us, why.
+    pub async fn publish(&self, messages: Messages) -> Result<(), PublishError> {
+        let Publisher { topology, .. } = &self.publisher;
+        let mut addresses: Vec<(String, String)> = Vec::new();
+        for Message { address, routing_key, .. } in messages.as_slice() {
+            let address = (topology.exchange_of(address), routing_key.clone());
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let error = match self.publisher.publish(messages).await {
+            Err(PublishError::Interrupted(interrupted)) => interrupted,
+            published => return published,
+        };
+        // The channel is gone, mostly before what was said against the first could be heard; and whether
+        // the publisher hears of it first, or the watch over its connection, is chance.
+        let is_said = |fault: &ClientError| matches!(fault.0.kind(), ErrorKind::ProtocolError(_));
+        if matches!(&error.why, Ended::PublishFailed { .. })
+            || matches!(&error.why, Ended::ConnectionLost { source: Some(fault), .. } if is_said(fault))
+        {
+            for (exchange, routing_key) in addresses {
+                match obstacle(&self.broker, &self.connection, &exchange, &routing_key).await {
+                    Some(Obstacle::Missing) => return Err(PublishError::NoExchange { exchange }),
+                    Some(Obstacle::NotPermitted) => {
+                        let vhost = self.broker.first_vhost();
+                        let fix = topology.grants(Who::OrderSystem, vhost, "USER").join(" and ");
+                        return Err(PublishError::NotPermitted { exchange, routing_key, fix });
+                    }
+                    None => {}
+                }
+            }
+        }
+        Err(PublishError::Interrupted(error))
     }
 
     /// What publishes on it.
@@ -238,6 +317,7 @@ impl PublishSession {
     /// The same, for who cannot give it away.
     pub(super) async fn shut(&self) {
         self.publisher.generation.end(Ended::Closed);
+        self.publisher.confirms.over().await;
         // A broker that takes nothing does not take a goodbye.
         if !self.publisher.generation.is_blocked() {
             self.broker.close(&self.connection).await;

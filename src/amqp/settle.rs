@@ -66,8 +66,8 @@ use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
 use super::confirms::Confirmed;
-use super::consumer::Hold;
-use super::generation::{Ended, Fault, Generation, Interrupted};
+use super::consumer::InFlight;
+use super::generation::{ClientError, Ended, Generation, Interrupted};
 
 /// A delivery that we hold: the broker waits for its ack, and a permit of its lane is taken.
 ///
@@ -80,11 +80,16 @@ pub struct Unsettled {
     generation: Generation,
     ack_timeout: Duration,
     // Given back only after the ack: the broker's prefetch and our permits are the same number.
-    hold: Hold,
+    hold: InFlight,
 }
 
 impl Unsettled {
-    pub(super) fn new(acker: Acker, generation: Generation, ack_timeout: Duration, hold: Hold) -> Unsettled {
+    pub(super) fn new(
+        acker: Acker,
+        generation: Generation,
+        ack_timeout: Duration,
+        hold: InFlight,
+    ) -> Unsettled {
         Unsettled { acker, generation, ack_timeout, hold }
     }
 
@@ -158,7 +163,7 @@ pub struct Unacked {
 struct Acked {
     generation: Generation,
     timeout: Duration,
-    hold: Hold,
+    hold: InFlight,
 }
 
 impl Acked {
@@ -182,7 +187,7 @@ impl Unsettled {
                 return Ok(Acked { generation, timeout: ack_timeout, hold });
             }
             Ok(Ok(false)) | Err(_) => Ended::AckFailed { source: None },
-            Ok(Err(error)) => Ended::AckFailed { source: Some(Fault(error)) },
+            Ok(Err(error)) => Ended::AckFailed { source: Some(ClientError(error)) },
         };
         generation.end(ended);
         Err(generation.interrupted())

@@ -83,7 +83,7 @@ impl Tls {
         Ok(Tls { connector, trust, identity: known })
     }
 
-    /// What is wrong, as far as this error tells, and what mends it. `None`: nothing that has to do with TLS.
+    /// What is wrong, as far as this error tells, and what fixes it. `None`: nothing that has to do with TLS.
     pub(super) fn trouble(&self, error: &lapin::Error) -> Option<Trouble> {
         let ErrorKind::IOError(error) = error.kind() else { return None };
         // Typed, never by its text.
@@ -99,7 +99,7 @@ impl Tls {
     }
 }
 
-/// Why a TLS connection does not come about. Says what is wrong, and what mends it: a key, a part of the address, or
+/// Why a TLS connection does not come about. Says what is wrong, and what fixes it: a key, a part of the address, or
 /// something at the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
@@ -173,7 +173,7 @@ pub enum Trouble {
     Other,
 }
 
-/// What an error of TLS means to whoever must mend it.
+/// What an error of TLS means to whoever must fix it.
 #[allow(clippy::wildcard_enum_match_arm, reason = "enums of other people, which grow")]
 fn trouble_of(error: &rustls::Error, trust: Trust, identity: Identity) -> Trouble {
     match error {

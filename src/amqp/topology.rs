@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::shell::{quoted as quoted_word, word};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
@@ -137,13 +138,20 @@ pub enum Destination {
 
 /// Who asks for permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub enum Who<'a> {
     /// A worker, by what it does about a topology that is not there.
     Worker(Declare),
     /// A program that publishes intents.
     OrderSystem,
-    /// A program that listens to outcomes with queues of its own, named `ledger.…`.
-    Ledger,
+    /// A program that listens to outcomes with queues of its own: `ledger.` and this name, and whatever begins with that
+    /// and a dot.
+    Ledger(&'a str),
+    /// A person who replays and discards dead letters.
+    Operator,
+    /// A person who looks: at what passes by, and at what is kept to be looked at.
+    Onlooker,
+    /// A program that asks the management API.
+    Monitor,
 }
 
 /// The three regular expressions of a user's permissions, as `rabbitmqctl set_permissions` takes them.
@@ -302,7 +310,7 @@ impl Topology {
     }
 
     /// The least permissions for somebody, to this topology and no other.
-    pub fn permissions(&self, who: Who) -> Permissions {
+    pub fn permissions(&self, who: Who<'_>) -> Permissions {
         let prefix = escaped(&self.prefix);
         let nothing = "^$".to_owned();
         match who {
@@ -323,12 +331,60 @@ impl Topology {
                 write: format!("^{prefix}\\.intents$"),
                 read: nothing,
             },
-            Who::Ledger => Permissions {
-                configure: "^ledger\\.".to_owned(),
-                write: "^ledger\\.".to_owned(),
-                read: format!("^({prefix}\\.outcomes$|ledger\\.)"),
+            Who::Ledger(name) => {
+                let own = format!("ledger\\.{}(\\..+)?$", escaped(name));
+                Permissions {
+                    configure: format!("^{own}"),
+                    write: format!("^{own}"),
+                    read: format!("^({prefix}\\.outcomes$|{own})"),
+                }
+            }
+            // One taker at a time, by its exclusive queue; what is replayed enters through the shortest delay.
+            Who::Operator => {
+                let delay = self.exchanges.iter().find(|it| it.name.starts_with(&self.name("delay.")));
+                let delay = delay.map(|it| format!("{}|", escaped(&it.name[self.prefix.len() + 1..])));
+                let delay = delay.unwrap_or_default();
+                Permissions {
+                    configure: format!("^{prefix}\\.lease\\.dead-letters$"),
+                    write: format!("^{prefix}\\.({delay}announce|audit|intents|lease\\.dead-letters)$"),
+                    read: format!(
+                        "^{prefix}\\.(dead-letters|dead-letters\\.log|unrouted|unrouted\\.log|story|lease\\.dead-letters)$"
+                    ),
+                }
+            }
+            Who::Onlooker => Permissions {
+                configure: format!("^{prefix}\\.tail\\..+$"),
+                write: format!("^{prefix}\\.tail\\..+$"),
+                read: format!("^{prefix}\\.(taps|tail\\..+|dead-letters\\.log|unrouted\\.log|story)$"),
             },
+            Who::Monitor => Permissions { configure: nothing.clone(), write: nothing.clone(), read: nothing },
         }
+    }
+
+    /// The commands that give a user the least permissions, as a shell takes them.
+    pub fn grants(&self, who: Who<'_>, vhost: &str, user: &str) -> Vec<String> {
+        let Permissions { configure, write, read } = self.permissions(who);
+        let (vhost, user) = (word(vhost), word(user));
+        let set = format!(
+            "rabbitmqctl set_permissions -p {vhost} {user} {} {} {}",
+            quoted_word(&configure),
+            quoted_word(&write),
+            quoted_word(&read)
+        );
+        let more = match who {
+            // A key that is no kind would lie among the unrouted, for a person to find.
+            Who::OrderSystem => {
+                let kinds = Kind::ALL.map(Kind::as_str).join("|");
+                Some(format!(
+                    "rabbitmqctl set_topic_permissions -p {vhost} {user} {} {} '^$'",
+                    word(&self.name("intents")),
+                    quoted_word(&format!("^({kinds})$"))
+                ))
+            }
+            Who::Monitor => Some(format!("rabbitmqctl set_user_tags {user} monitoring")),
+            Who::Worker(_) | Who::Ledger(_) | Who::Operator | Who::Onlooker => None,
+        };
+        std::iter::once(set).chain(more).collect()
     }
 
     /// The topology in the form of RabbitMQ's definitions, for one virtual host: JSON that
@@ -625,7 +681,10 @@ mod tests {
                 read: "^$".to_owned()
             }
         );
-        assert_eq!(topology.permissions(Who::Ledger).read, r"^(a\.b\.outcomes$|ledger\.)");
+        assert_eq!(
+            topology.permissions(Who::Ledger("books")).read,
+            r"^(a\.b\.outcomes$|ledger\.books(\..+)?$)"
+        );
     }
 
     #[test]

@@ -11,7 +11,8 @@ use lapin::options::BasicQosOptions;
 use tokio::time::{sleep, timeout};
 
 use super::connect::HEARTBEAT_S;
-use super::generation::{Ended, Fault, Generation, Role};
+use super::generation::{ClientError, Ended, Generation, Role};
+use super::transport::Held;
 
 /// How often is asked, and how long an answer may take: together less than two heartbeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,15 @@ impl Pace {
 }
 
 /// Ends the generation when an answer does not come in time. `channel` is used for nothing else.
-pub(super) async fn watch_answers(role: Role, channel: Channel, pace: Pace, generation: Generation) {
+///
+/// While `held` says that nothing is read from the connection, no answer can be heard: then silence says nothing.
+pub(super) async fn watch_answers(
+    role: Role,
+    channel: Channel,
+    pace: Pace,
+    generation: Generation,
+    held: Held,
+) {
     let mut blocked = generation.blocked();
     loop {
         sleep(pace.every).await;
@@ -53,7 +62,8 @@ pub(super) async fn watch_answers(role: Role, channel: Channel, pace: Pace, gene
             biased;
             answered = timeout(pace.answer_max, asking) => match answered {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => Ended::ConnectionLost { role, source: Some(Fault(error)) },
+                Ok(Err(error)) => Ended::ConnectionLost { role, source: Some(ClientError(error)) },
+                Err(_) if held.is_on() => continue,
                 Err(_) => Ended::Silent { role },
             },
             // The question lies on our side, or unread on the other.

@@ -17,12 +17,16 @@ use crate::worker;
 /// Where the broker is: the configuration says it, or these options do.
 #[derive(Debug, Args)]
 pub(super) struct AmqpArgs {
-    /// The configuration file, as `run` reads it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "prefix"])]
+    /// The configuration file, as `run` reads it; of it `amqp` and `retry.delays` are enough
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "ca_file", "prefix"])]
     config: Option<PathBuf>,
     /// The broker's address, where there is no configuration [default: the environment variable AMQP_URL]
     #[arg(long, value_name = "AMQP_URL")]
     url: Option<String>,
+    /// The authorities of which one has issued the broker's certificate (PEM), where there is no configuration and the
+    /// address is amqps:// [default: those that this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// What the name of every exchange and queue begins with, where there is no configuration [default: cancel]
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -54,10 +58,10 @@ impl AmqpArgs {
     pub(super) fn target(&self) -> Result<Target, Failure> {
         match self.given() {
             Given::Configuration(config) => {
-                let config = config.load()?;
-                target(config.amqp, &config.policy.tiers)
+                let (amqp, tiers) = config.load_amqp()?;
+                target(amqp, &tiers)
             }
-            Given::Address(url) => target(amqp_at(&url, self.prefix()), &crate::config::default_tiers()),
+            Given::Address(url) => target(self.amqp_at(&url), &crate::config::default_tiers()),
             Given::Nothing => Err(which_broker()),
         }
     }
@@ -67,15 +71,17 @@ impl AmqpArgs {
         let given = management.management_url.clone();
         let (amqp, tiers, handling_max) = match self.given() {
             Given::Configuration(config) => {
-                let config = config.load()?;
-                let handling_max = worker::handling_max(&config, &Timeouts::default());
-                let url = given.map(SecretString::from).or(config.amqp.management_url);
-                (Amqp { management_url: url, ..config.amqp }, config.policy.tiers, Some(handling_max))
+                let (amqp, tiers) = config.load_amqp()?;
+                // What is no whole configuration does not tell how long a letter may be in hand.
+                let whole = config.load().ok();
+                let handling_max = whole.map(|it| worker::handling_max(&it, &Timeouts::default()));
+                let url = given.map(SecretString::from).or(amqp.management_url);
+                (Amqp { management_url: url, ..amqp }, tiers, handling_max)
             }
             Given::Address(url) => {
                 let given = given.or_else(|| std::env::var("RABBITMQ_MANAGEMENT_URL").ok());
                 let given = given.filter(|url| !url.is_empty()).map(SecretString::from);
-                let amqp = Amqp { management_url: given, ..amqp_at(&url, self.prefix()) };
+                let amqp = Amqp { management_url: given, ..self.amqp_at(&url) };
                 (amqp, crate::config::default_tiers(), None)
             }
             Given::Nothing => return Err(which_broker()),
@@ -89,9 +95,8 @@ impl AmqpArgs {
     pub(super) fn topology(&self) -> Result<(Topology, Declare), Failure> {
         match self.given() {
             Given::Configuration(config) => {
-                let config = config.load()?;
-                let topology = Topology::new(&config.amqp.prefix, config.policy.tiers.as_slice());
-                Ok((topology, config.amqp.declare))
+                let (amqp, tiers) = config.load_amqp()?;
+                Ok((Topology::new(&amqp.prefix, tiers.as_slice()), amqp.declare))
             }
             Given::Address(_) | Given::Nothing => {
                 let tiers = crate::config::default_tiers();
@@ -100,9 +105,15 @@ impl AmqpArgs {
         }
     }
 
+    /// The virtual host of the address, or the one that every broker has.
+    pub(super) fn vhost(&self) -> String {
+        let broker = self.target().ok().map(|Target { broker, .. }| broker.first_vhost().to_owned());
+        broker.unwrap_or_else(|| "/".to_owned())
+    }
+
     /// What was written on the command line goes before what the environment happens to hold.
     fn given(&self) -> Given {
-        let wants_no_file = self.url.is_some() || self.prefix.is_some();
+        let wants_no_file = self.url.is_some() || self.ca_file.is_some() || self.prefix.is_some();
         let file = match &self.config {
             Some(file) => Some(file.clone()),
             None if wants_no_file => None,
@@ -113,6 +124,11 @@ impl AmqpArgs {
             (None, Some(url)) => Given::Address(url),
             (None, None) => Given::Nothing,
         }
+    }
+
+    fn amqp_at(&self, url: &str) -> Amqp {
+        let tls = AmqpTls { ca_file: self.ca_file.clone(), ..AmqpTls::default() };
+        Amqp { tls, ..amqp_at(url, self.prefix()) }
     }
 
     fn prefix(&self) -> &str {

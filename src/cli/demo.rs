@@ -21,7 +21,7 @@ use super::amqp_args::chain;
 use super::{Failure, stop_signal};
 use crate::amqp::declare::{delete_all, delete_queue};
 use crate::amqp::{self, PublishSession, Settings, Timeouts};
-use crate::clock::{Clock, Dice};
+use crate::clock::{Clock, JitterSource};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::simulator::{Merchant, Rules, Simulator, SimulatorConfig, Urls};
@@ -100,7 +100,7 @@ impl Demo {
         let (clock, moved_on) = clock_away_from_midnight(Clock::system(), &config.policy.zone);
         simulator.advance(moved_on);
         let house = Arc::new(House {
-            worker: Arc::new(Worker::new(&config, gateway, clock.clone(), Dice::system())),
+            worker: Arc::new(Worker::new(&config, gateway, clock.clone(), JitterSource::system())),
             ledger_queue: format!("{prefix}.ledger"),
             zone: config.policy.zone.clone(),
             rollback_wait: config.policy.rollback_wait,

@@ -1,12 +1,17 @@
 //! The command line: one file per command. Each reads, calls one thing, and prints; none decides.
 
+// A reader may close the pipe, which makes these panic: `output` has what to use instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod amqp_args;
 mod check;
 mod demo;
 mod outcomes;
+mod output;
 mod publish;
 mod run;
 mod simulate;
+mod terminal;
 mod topology;
 
 use std::path::PathBuf;
@@ -14,7 +19,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{self, Amqp, Config};
+use crate::domain::retry::Tiers;
 
 /// Takes cancel intents from RabbitMQ, calls the Paywall endpoint that fits each kind, finds out what really
 /// happened, and publishes outcome events.
@@ -23,7 +29,7 @@ use crate::config::{self, Config};
     version,
     after_help = "\
 Exit codes: 0 done, or drained after a signal; 64 the configuration or the input is wrong; 69 the broker or the \
-gateway is not to be had (one-shot commands); 70 our own fault; 75 the grace period ended with letters given \
+gateway cannot be reached (one-shot commands); 70 our own fault; 75 the grace period ended with letters given \
 back to the broker."
 )]
 pub struct Arguments {
@@ -53,11 +59,19 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, Failure> {
-        let env = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        config::load(self.config.as_deref(), env, config::host_name().as_deref())
+        config::load(self.config.as_deref(), environment(), config::host_name().as_deref())
             .map_err(|mistakes| Failure::input(mistakes.to_string()))
     }
+
+    /// What a command needs that speaks to the broker alone.
+    fn load_amqp(&self) -> Result<(Amqp, Tiers), Failure> {
+        config::load_amqp(self.config.as_deref(), environment())
+            .map_err(|mistakes| Failure::input(mistakes.to_string()))
+    }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Why a command ends without having done its work.
@@ -79,9 +93,19 @@ impl Failure {
         Failure { code: Self::INPUT, message: message.into() }
     }
 
-    /// The broker or the gateway is not to be had.
+    /// The broker or the gateway cannot be reached.
     fn unavailable(message: impl Into<String>) -> Failure {
         Failure { code: Self::UNAVAILABLE, message: message.into() }
+    }
+
+    /// The reader of standard output has what it wanted. Nothing is told, and all is well.
+    fn nobody_reads() -> Failure {
+        Failure { code: 0, message: String::new() }
+    }
+
+    /// Standard output takes nothing: its disk may be full.
+    fn unwritten(error: &std::io::Error) -> Failure {
+        Failure::input(format!("failed to write to standard output: {}", error.kind()))
     }
 
     /// Our own fault.
@@ -105,7 +129,10 @@ impl Arguments {
         match end {
             Ok(code) => code,
             Err(Failure { code, message }) => {
-                eprintln!("cancel-worker: {message}");
+                if !message.is_empty() {
+                    // It may repeat what the broker, or a file, has said.
+                    output::remark(format_args!("cancel-worker: {}", terminal::shown_lines(&message)));
+                }
                 ExitCode::from(code)
             }
         }

@@ -1,108 +1,173 @@
-//! `publish`: intents from JSON lines, confirmed.
+//! `publish`: intents from JSON values, checked, confirmed, and waited for if asked to.
 
+mod input;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
 
-use super::Failure;
 use super::amqp_args::{AmqpArgs, Target, chain};
-use crate::amqp::PublishSession;
-use crate::domain::intent::Kind;
-use crate::wire::envelope::{Address, Headers, Message, Messages};
-use crate::wire::intent::{Known, decode, read_known};
-use crate::wire::outcome::LETTER_CONTENT_TYPE;
+use super::outcomes::line;
+use super::output::{remark, say};
+use super::terminal::shown;
+use super::{Failure, stop_signal};
+use crate::amqp::browse::Tail;
+use crate::amqp::{PublishError, PublishSession};
+use crate::config;
+use crate::wire::envelope::Messages;
+use crate::wire::outcome::read_summary;
+use input::{Given, intents};
 
-/// Publish intents from JSON lines, confirmed.
+/// Publish intents from JSON values, confirmed.
 ///
-/// Each line is one intent; its kind is its routing key. All lines are checked before the first is published. The
-/// command ends with 0 only if the broker has confirmed every one. If it ends otherwise, publish the same lines
-/// again: an intentId names one wish, however often its bytes arrive.
+/// One intent a line, or values that span lines; the kind of each is its routing key. All of them are checked, and all
+/// mistakes told, before the first is published: two different intents with one intentId are a mistake too. The ids of
+/// what the broker has confirmed are printed, one a line. The command ends with 0 only if it has confirmed every one. If
+/// it ends otherwise, publish the same bytes again: an intentId names one intent, however often its bytes arrive.
 #[derive(Debug, Args)]
 pub(super) struct Publish {
     #[command(flatten)]
     amqp: AmqpArgs,
-    /// The file with the lines; - reads standard input
+    /// The file with the intents; - reads standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// Publish lines that are no valid intents too, under the kind that they name
+    /// Check the intents, and send nothing; needs no broker
+    #[arg(long, conflicts_with_all = ["wait", "unchecked"])]
+    dry_run: bool,
+    /// Wait so long (30s, 5m) for the ends of what was published, and show them; 69 if some have not ended by then. It
+    /// listens at the taps, as `outcomes` does, which needs an onlooker's permissions too
+    #[arg(long, value_name = "DURATION", value_parser = config::parse_duration)]
+    wait: Option<Duration>,
+    /// Publish what is no valid intent too, under the kind that it names
     #[arg(long)]
     unchecked: bool,
 }
 
 impl Publish {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let Target { broker, topology } = self.amqp.target()?;
-        let lines = read(&self.file).await?;
-        let mut messages = Vec::new();
-        let mut mistakes = Vec::new();
-        for (number, line) in lines {
-            match message(line, self.unchecked) {
-                Ok(message) => messages.push(message),
-                Err(problem) => mistakes.push(format!("line {number}: {problem}")),
+        // A wrong address is told before somebody types intents.
+        let target = if self.dry_run { None } else { Some(self.amqp.target()?) };
+        let given = intents(&read(&self.file).await?, self.unchecked)
+            .map_err(|mistakes| Failure::input(format!("nothing was published:\n{}", mistakes.join("\n"))))?;
+        let Some(Target { broker, topology }) = target else {
+            say!("{} intents are right. Nothing was published.", given.len());
+            return Ok(ExitCode::SUCCESS);
+        };
+        // Before anything is published: no end may pass by unheard.
+        let ends = match self.wait {
+            Some(wait) => {
+                let tail = Tail::open(&broker, &topology, "#").await.map_err(|error| {
+                    Failure::unavailable(format!(
+                        "nothing was published, since the ends could not be waited for: {}",
+                        chain(&error)
+                    ))
+                })?;
+                Some((wait, tail))
             }
-        }
-        if !mistakes.is_empty() {
-            return Err(Failure::input(format!("nothing was published:\n{}", mistakes.join("\n"))));
-        }
-        let count = messages.len();
+            None => None,
+        };
         let session = PublishSession::open(&broker, &topology)
             .await
             .map_err(|error| Failure::unavailable(chain(&error)))?;
-        let mut messages = messages.into_iter();
+        let mut messages = given.iter().map(|it| it.message.clone());
         let published = match messages.next() {
             None => Ok(()),
-            Some(first) => session.publisher().publish(Messages::new(first, messages)).await,
+            Some(first) => session.publish(Messages::new(first, messages)).await,
         };
         session.close().await;
-        published.map_err(|error| Failure::unavailable(chain(&error)))?;
-        println!("{count} intents published and confirmed.");
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-async fn read(file: &Path) -> Result<Vec<(usize, String)>, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::input(format!("failed to read {}: {}", file.display(), error.kind()))
-    };
-    if file == Path::new("-") {
-        lines(BufReader::new(tokio::io::stdin())).await.map_err(failed)
-    } else {
-        let file = tokio::fs::File::open(file).await.map_err(failed)?;
-        lines(BufReader::new(file)).await.map_err(failed)
-    }
-}
-
-async fn lines(reader: impl AsyncBufRead + Unpin) -> std::io::Result<Vec<(usize, String)>> {
-    let mut lines = reader.lines();
-    let mut read = Vec::new();
-    let mut number = 0;
-    while let Some(line) = lines.next_line().await? {
-        number += 1;
-        if !line.trim().is_empty() {
-            read.push((number, line));
+        tell(&given, published)?;
+        match ends {
+            Some((wait, tail)) => wait_for_ends(&given, wait, tail).await,
+            None => Ok(ExitCode::SUCCESS),
         }
     }
-    Ok(read)
 }
 
-fn message(line: String, unchecked: bool) -> Result<Message, String> {
-    let Known { kind, .. } = read_known(line.as_bytes());
-    // Without a kind it is a mistake in every lane; the lane here only says in which words.
-    let checked = decode(line.as_bytes(), kind.unwrap_or(Kind::AsyncCancel));
-    if let (Err(malformed), false) = (checked, unchecked) {
-        return Err(malformed.fault.to_string());
+async fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        tokio::io::stdin().read_to_end(&mut bytes).await.map(|_| bytes)
+    } else {
+        tokio::fs::read(file).await
+    };
+    read.map_err(|error| Failure::input(format!("failed to read {}: {}", file.display(), error.kind())))
+}
+
+/// Prints the ids of what the broker has confirmed; says what it has not.
+fn tell(given: &[Given], published: Result<(), PublishError>) -> Result<(), Failure> {
+    let confirmed = |refused: &[usize]| -> Result<(), Failure> {
+        let taken = given.iter().enumerate().filter(|(index, _)| !refused.contains(index));
+        for (_, intent) in taken {
+            say!("{}", intent.id.map_or_else(|| "-".to_owned(), |id| id.to_string()));
+        }
+        Ok(())
+    };
+    match published {
+        Ok(()) => {
+            confirmed(&[])?;
+            remark(format_args!("{} intents published and confirmed.", given.len()));
+            Ok(())
+        }
+        Err(PublishError::Refused { refused }) => {
+            confirmed(&refused)?;
+            let lines = refused.iter().filter_map(|index| given.get(*index)).map(|it| it.line.to_string());
+            Err(Failure::unavailable(format!(
+                "the broker refused {} of {} intents, since a queue is full: publish those again that begin in line {}",
+                refused.len(),
+                given.len(),
+                lines.collect::<Vec<_>>().join(", ")
+            )))
+        }
+        Err(error @ PublishError::NotPermitted { .. }) => Err(Failure::input(chain(&error))),
+        Err(
+            error @ (PublishError::NoExchange { .. }
+            | PublishError::Returned { .. }
+            | PublishError::Interrupted(_)
+            | PublishError::Unsendable { .. }),
+        ) => Err(Failure::unavailable(chain(&error))),
     }
-    let kind =
-        kind.ok_or_else(|| "no kind can be read, so there is no routing key to publish it with".to_owned())?;
-    Ok(Message {
-        address: Address::Intents,
-        routing_key: kind.as_str().to_owned(),
-        headers: Headers::new(),
-        content_type: LETTER_CONTENT_TYPE,
-        message_id: None,
-        body: Bytes::from(line),
-    })
+}
+
+/// Shows what is told of these intents until each has ended.
+async fn wait_for_ends(given: &[Given], wait: Duration, mut tail: Tail) -> Result<ExitCode, Failure> {
+    let mut open: BTreeSet<String> = given.iter().filter_map(|it| it.id).map(|id| id.to_string()).collect();
+    let ours = open.clone();
+    let deadline = Instant::now() + wait;
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let why = loop {
+        if open.is_empty() {
+            tail.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let heard = tokio::select! {
+            signal = &mut stop => break format!("{signal} ended the waiting"),
+            heard = timeout_at(deadline, tail.next()) => heard,
+        };
+        let passing = match heard {
+            Ok(Ok(Some(passing))) => passing,
+            Ok(Ok(None)) => break "the broker has ended the listening".to_owned(),
+            Ok(Err(error)) => break chain(&error),
+            Err(_) => break "the time is over".to_owned(),
+        };
+        let Some(event) = read_summary(&passing.body) else { continue };
+        if ours.contains(event.intent_id()) {
+            say!("{}", shown(&line(&passing)));
+            if event.is_end() {
+                open.remove(event.intent_id());
+            }
+        }
+    };
+    tail.close().await;
+    let ids = open.into_iter().collect::<Vec<_>>();
+    Err(Failure::unavailable(format!(
+        "{why}. All was published; of {} intents no end was heard:\n{}",
+        ids.len(),
+        ids.join("\n")
+    )))
 }

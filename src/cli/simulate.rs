@@ -5,10 +5,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{remark, say};
 use super::{Failure, stop_signal};
 use crate::simulator::{Merchant, Ports, Simulator, SimulatorConfig};
 
 /// Run a truthful stand-in of the three Paywall APIs, until a signal comes.
+///
+/// Where it listens for this machine only, requests must call it by a name or an address of this machine. Bound to
+/// another address, anybody who reaches it can drive it.
 ///
 /// Payments are seeded, faults planned and the truth asked for at the control API (POST /control/payments, POST and
 /// DELETE /control/faults, GET /control/truth, GET /control/requests, POST /control/clock). The keys of merchant
@@ -36,7 +40,7 @@ pub(super) struct Simulate {
     /// Answer for payments that nobody seeded as if they were normal ones that can be cancelled
     #[arg(long)]
     auto_seed: bool,
-    /// The seed of its dice
+    /// The seed of its jitter
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -56,17 +60,23 @@ impl Simulate {
             seed: self.seed,
             ..SimulatorConfig::default()
         };
+        let bind = self.bind;
         let signal = stop_signal();
         let simulator = Simulator::start(config)
             .await
             .map_err(|error| Failure::unavailable(format!("failed to take the ports: {error}")))?;
+        if !bind.is_loopback() {
+            remark(format_args!(
+                "listening at {bind}: anybody who reaches it can drive it, no password is asked for"
+            ));
+        }
         let handle = simulator.handle();
         let urls = handle.urls();
-        println!("physical_url = \"{}\"", urls.physical);
-        println!("private_url = \"{}\"", urls.private);
-        println!("payment_url = \"{}\"", urls.payment);
-        println!("# control: {}", urls.control);
-        eprintln!("stopping on {}", signal.await);
+        say!("physical_url = \"{}\"", urls.physical);
+        say!("private_url = \"{}\"", urls.private);
+        say!("payment_url = \"{}\"", urls.payment);
+        say!("# control: {}", urls.control);
+        remark(format_args!("stopping on {}", signal.await));
         simulator.shutdown().await;
         Ok(ExitCode::SUCCESS)
     }

@@ -6,9 +6,11 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
 use super::amqp_args::{AmqpArgs, ManagementArgs, Target, chain};
+use super::output::say;
+use super::terminal::shown;
 use crate::amqp::declare::apply;
-use crate::amqp::preflight::{Report, inspect};
-use crate::amqp::topology::Who;
+use crate::amqp::preflight::{Report, causes, inspect};
+use crate::amqp::topology::{Permissions, Who};
 use crate::config::Declare;
 
 /// Print, apply, verify or compare the exchanges, queues and bindings.
@@ -32,6 +34,23 @@ enum Action {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Print the least permissions of each role, as commands that a shell takes; connects to nothing
+    ///
+    /// The user must be there already (`rabbitmqctl add_user`). Who publishes with --wait needs an onlooker's permissions
+    /// beside an order system's.
+    Permissions {
+        #[command(flatten)]
+        amqp: AmqpArgs,
+        /// The user of the commands
+        #[arg(long, value_name = "USER", default_value = "USER")]
+        user: String,
+        /// The ledger's name: it may have queues ledger.NAME and ledger.NAME.…, and no others
+        #[arg(long, value_name = "NAME", default_value = "NAME")]
+        ledger: String,
+        /// The virtual host of the commands [default: the one of the address; without one, /]
+        #[arg(long, value_name = "VHOST")]
+        vhost: Option<String>,
+    },
     /// Declare what is missing; what is there stays as it is, and nothing is ever deleted
     Apply {
         #[command(flatten)]
@@ -44,7 +63,7 @@ enum Action {
         #[command(flatten)]
         management: ManagementArgs,
     },
-    /// List what is missing or different: name, argument, expected, found, and what mends it; changes nothing, and
+    /// List what is missing or different: name, argument, expected, found, and what fixes it; changes nothing, and
     /// exits with 0 whatever it finds
     Diff {
         #[command(flatten)]
@@ -65,12 +84,22 @@ impl Topology {
         match self.action {
             Action::Print { amqp, format } => {
                 let (topology, declare) = amqp.topology()?;
-                print(&topology, declare, format);
+                print(&topology, declare, format)?;
+            }
+            Action::Permissions { amqp, user, ledger, vhost } => {
+                let (topology, _) = amqp.topology()?;
+                let vhost = vhost.unwrap_or_else(|| amqp.vhost());
+                for (role, who) in roles(&ledger) {
+                    say!("# {}", shown(&role));
+                    for command in topology.grants(who, &vhost, &user) {
+                        say!("{command}");
+                    }
+                }
             }
             Action::Apply { amqp } => {
                 let Target { broker, topology } = amqp.target()?;
                 apply(&broker, &topology).await.map_err(|error| Failure::unavailable(chain(&error)))?;
-                println!(
+                say!(
                     "{} exchanges, {} queues and {} bindings are there, as they must be.",
                     topology.exchanges().len(),
                     topology.queues().len(),
@@ -79,19 +108,38 @@ impl Topology {
             }
             Action::Verify { amqp, management } => {
                 let report = look(&amqp, &management).await?;
-                tell(&report);
+                tell(&report)?;
                 if !report.findings.is_empty() {
-                    return Err(Failure::unavailable(format!("{} differences", report.findings.len())));
+                    return Err(Failure::unavailable(format!(
+                        "{} differences",
+                        causes(&report.findings).len()
+                    )));
                 }
-                println!("Every exchange and queue is there, as it must be.");
+                say!("Every exchange and queue is there, as it must be.");
             }
             Action::Diff { amqp, management } => {
                 let report = look(&amqp, &management).await?;
-                println!("{}", diff(&report));
+                say!("{}", diff(&report));
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn roles(ledger: &str) -> [(String, Who<'_>); 7] {
+    let ledger_of = format!("ledger `{ledger}`: listens to outcomes with its own queues");
+    [
+        (
+            "worker that declares what is missing (amqp.declare = true)".to_owned(),
+            Who::Worker(Declare::Missing),
+        ),
+        ("worker that declares nothing (amqp.declare = false)".to_owned(), Who::Worker(Declare::Nothing)),
+        ("order system: publishes intents".to_owned(), Who::OrderSystem),
+        (ledger_of, Who::Ledger(ledger)),
+        ("operator: replays and discards dead letters".to_owned(), Who::Operator),
+        ("onlooker: follows outcomes, lists what is kept".to_owned(), Who::Onlooker),
+        ("monitor: asks the management API, and nothing over AMQP".to_owned(), Who::Monitor),
+    ]
 }
 
 async fn look(amqp: &AmqpArgs, management: &ManagementArgs) -> Result<Report, Failure> {
@@ -99,66 +147,67 @@ async fn look(amqp: &AmqpArgs, management: &ManagementArgs) -> Result<Report, Fa
     inspect(&broker, &topology, &requirements).await.map_err(|error| Failure::unavailable(chain(&error)))
 }
 
-/// Everything that was found, and what could not be seen, each in a line.
-pub(super) fn tell(report: &Report) {
+/// Everything that was found, each cause once, what could not be seen, and what is worth knowing, each in a line.
+pub(super) fn tell(report: &Report) -> Result<(), Failure> {
     for unseen in &report.unseen {
-        println!("{unseen}");
+        say!("{}", shown(&unseen.to_string()));
     }
-    for finding in &report.findings {
-        println!("{finding}");
+    for note in &report.notes {
+        say!("{}", shown(&note.to_string()));
     }
+    for cause in causes(&report.findings) {
+        say!("{}", shown(&cause.to_string()));
+    }
+    Ok(())
 }
 
 /// The findings as a table, one a row, the widest column last; and what could not be seen.
 fn diff(report: &Report) -> String {
-    let head = ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "MEND"].map(str::to_owned);
+    let head = ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "FIX"].map(str::to_owned);
     let rows = report.findings.iter().map(|finding| {
         [
             finding.object.to_string(),
             finding.argument(),
             finding.expected().to_owned(),
             finding.found().to_owned(),
-            finding.mend.clone(),
+            finding.fix.clone(),
         ]
+        .map(|cell| shown(&cell))
     });
     let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths = [width(0), width(1), width(2), width(3)];
-    let line = |[name, argument, expected, found, mend]: &[String; 5]| {
+    let line = |[name, argument, expected, found, fix]: &[String; 5]| {
         let [a, b, c, d] = widths;
-        format!("{name:a$}  {argument:b$}  {expected:c$}  {found:d$}  {mend}")
+        format!("{name:a$}  {argument:b$}  {expected:c$}  {found:d$}  {fix}")
     };
     let table = if report.findings.is_empty() {
         vec!["Nothing differs.".to_owned()]
     } else {
         rows.iter().map(line).collect()
     };
-    table.into_iter().chain(report.unseen.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n")
+    let unseen = report.unseen.iter().map(ToString::to_string);
+    let notes = report.notes.iter().map(ToString::to_string);
+    table.into_iter().chain(unseen).chain(notes).collect::<Vec<_>>().join("\n")
 }
 
-fn print(topology: &crate::amqp::Topology, declare: Declare, format: Format) {
+fn print(topology: &crate::amqp::Topology, declare: Declare, format: Format) -> Result<(), Failure> {
     match format {
-        Format::Json => println!("{}", topology.to_definitions()),
+        Format::Json => say!("{}", topology.to_definitions()),
         Format::Table => {
-            println!("{topology}");
-            println!("Least permissions (configure, write, read):");
-            let parties = [
-                ("worker that declares", Who::Worker(Declare::Missing)),
-                ("worker that does not", Who::Worker(Declare::Nothing)),
-                ("order system", Who::OrderSystem),
-                ("ledger", Who::Ledger),
-            ];
-            for (name, who) in parties {
-                let permissions = topology.permissions(who);
-                println!(
-                    "  {name}: {:?} {:?} {:?}",
-                    permissions.configure, permissions.write, permissions.read
-                );
+            say!("{topology}");
+            say!(
+                "Least permissions (configure, write, read; `topology permissions` prints them as commands):"
+            );
+            for (name, who) in roles("NAME") {
+                let Permissions { configure, write, read } = topology.permissions(who);
+                say!("  {name}: {configure:?} {write:?} {read:?}");
             }
             match declare {
-                Declare::Missing => println!("`run` declares what is missing (amqp.declare = true)."),
-                Declare::Nothing => println!("`run` declares nothing (amqp.declare = false)."),
+                Declare::Missing => say!("`run` declares what is missing (amqp.declare = true)."),
+                Declare::Nothing => say!("`run` declares nothing (amqp.declare = false)."),
             }
         }
     }
+    Ok(())
 }

@@ -20,7 +20,18 @@ pub fn describe(config: &Config) -> String {
 }
 
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let Config { worker, amqp, lanes, gateway, merchants, policy, admin_listen, telemetry, grace } = config;
+    let Config {
+        worker,
+        amqp,
+        lanes,
+        gateway,
+        merchants,
+        policy,
+        admin_listen,
+        telemetry,
+        grace,
+        secret_files: _,
+    } = config;
     let mut lines = vec![
         ("worker", format!("{}, source {}", worker.name, worker.source)),
         (
@@ -63,6 +74,11 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
             },
         ),
     ));
+    lines.extend(
+        gateway.ca_file.iter().map(|file| {
+            ("gateway", format!("authorities of {} trusted beside the machine's", file.display()))
+        }),
+    );
     // The path of a callback address often holds a token.
     lines.extend(
         gateway.batch_callback_url.iter().map(|url| ("batch callback", format!("to {}", origin(url)))),
@@ -113,11 +129,12 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         (
             "telemetry",
             format!(
-                "{} logs, spans to {}, sampled {}",
+                "{} logs from {} on, spans to {}, sampled {}",
                 match telemetry.log {
                     LogFormat::Json => "json",
                     LogFormat::Text => "text",
                 },
+                telemetry.level.as_str(),
                 telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str),
                 telemetry.sample_ratio
             ),

@@ -9,12 +9,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use url::Url;
 
-use super::mistakes::{Fault, Mistakes};
+use super::mistakes::{Invalid, Mistakes};
 use super::reader::{Reader, TableReader};
 use super::values::{self, Value};
 use super::{
-    Amqp, AmqpTls, Config, Declare, Gateway, KeyPair, Limits, LogFormat, Merchant, PlainHttp, Telemetry,
-    TraceHeaders, Worker,
+    Amqp, AmqpTls, Config, Declare, Gateway, KeyPair, Limits, LogFormat, LogLevel, Merchant, PlainHttp,
+    SecretFile, Telemetry, TraceHeaders, Worker,
 };
 use crate::domain::codes::{Class, Codes, Matcher, Rule};
 use crate::domain::intent::{Api, Kind, MerchantName};
@@ -50,7 +50,44 @@ where
     let admin_listen = reader.optional("admin.listen", values::listen);
     let telemetry = telemetry(&mut reader);
     let grace = reader.or("shutdown.grace", seconds(30), values::duration);
-    reader.finish(Config { worker, amqp, lanes, gateway, merchants, policy, admin_listen, telemetry, grace })
+    let mut secret_files = reader.secret_files();
+    secret_files.extend(amqp.tls.client_key_file.clone().map(|file| {
+        let key = "amqp.tls.client_key_file".to_owned();
+        SecretFile { key, file }
+    }));
+    reader.finish(Config {
+        worker,
+        amqp,
+        lanes,
+        gateway,
+        merchants,
+        policy,
+        admin_listen,
+        telemetry,
+        grace,
+        secret_files,
+    })
+}
+
+/// What the commands need that speak to the broker alone, as [`load`] reads it: `[amqp]`, and `retry.delays`, which name
+/// the delay queues. What the tables of the gateway, the merchants and all others hold, or leave out, is nobody's
+/// business here.
+///
+/// # Errors
+///
+/// All mistakes in these keys, and what keeps the file as a whole from being read.
+pub fn load_amqp<K, V>(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Result<(Amqp, Tiers), Mistakes>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    let mut reader = Reader::open(file, env)?;
+    let amqp = amqp(&mut reader);
+    let tiers = tiers(&mut reader);
+    reader.finish_part(&["amqp.", "retry.delays"], (amqp, tiers))
 }
 
 /// The machine's name, as Linux has it; in a container the container's.
@@ -103,7 +140,7 @@ fn amqp(reader: &mut Reader) -> Amqp {
 fn lanes(reader: &mut Reader) -> BTreeMap<Kind, u16> {
     let kinds = reader.items("lanes.kinds", values::kind);
     if kinds.as_ref().is_some_and(Vec::is_empty) && reader.is_sound("lanes.kinds") {
-        let fault = Fault::new("is empty", "write at least one kind, or leave it out to serve all of them");
+        let fault = Invalid::new("is empty", "write at least one kind, or leave it out to serve all of them");
         reader.report("lanes.kinds".to_owned(), None, fault);
     }
     let kinds = kinds.unwrap_or_else(|| Kind::ALL.to_vec());
@@ -124,7 +161,7 @@ fn distinct(reader: &mut Reader, key: &str, kinds: Vec<Kind>) -> BTreeSet<Kind> 
     let len = kinds.len();
     let set: BTreeSet<Kind> = kinds.into_iter().collect();
     if set.len() < len {
-        let fault = Fault::new("names a kind twice", "write each kind once");
+        let fault = Invalid::new("names a kind twice", "write each kind once");
         reader.report(key.to_owned(), None, fault);
     }
     set
@@ -182,7 +219,7 @@ fn gateway(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>, needs: &Needs) -> G
     let sound = reader.is_sound("gateway.connect_timeout") && reader.is_sound("gateway.call_timeout");
     if sound && connect_timeout > call_timeout {
         let remedy = "make it shorter; the connection is a part of the call";
-        let fault = Fault::new("is longer than gateway.call_timeout", remedy);
+        let fault = Invalid::new("is longer than gateway.call_timeout", remedy);
         reader.report("gateway.connect_timeout".to_owned(), None, fault);
     }
     Gateway {
@@ -192,6 +229,7 @@ fn gateway(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>, needs: &Needs) -> G
         plain_http,
         trace_headers: reader.or("gateway.trace_headers", TraceHeaders::Kept, values::trace_headers),
         limits,
+        ca_file: reader.readable_file("gateway.tls.ca_file"),
         batch_callback_url: batch_callback_url(reader, lanes),
     }
 }
@@ -218,7 +256,7 @@ fn merchants(reader: &mut Reader, needs: &Needs) -> BTreeMap<MerchantName, Merch
     }
     if merchants.is_empty() && !reader.has_mistakes_in("merchants.") {
         let remedy = format!("add [merchants.{}] with its keys", MerchantName::DEFAULT);
-        reader.report("merchants".to_owned(), None, Fault::new("is missing; no call can be made", remedy));
+        reader.report("merchants".to_owned(), None, Invalid::new("is missing; no call can be made", remedy));
     }
     merchants
 }
@@ -280,13 +318,13 @@ fn tiers(reader: &mut Reader) -> Tiers {
         return default_tiers();
     }
     let fault = if tiers.is_empty() {
-        Fault::new("is empty", "write at least one delay, or leave it out")
+        Invalid::new("is empty", "write at least one delay, or leave it out")
     } else if tiers.len() > DELAYS_LEN_MAX {
-        Fault::new(format!("has more than {DELAYS_LEN_MAX} delays"), "leave some out")
+        Invalid::new(format!("has more than {DELAYS_LEN_MAX} delays"), "leave some out")
     } else if let Some(tiers) = Tiers::try_new(tiers) {
         return tiers;
     } else {
-        Fault::new("has one length twice", "write each length once; 60s and 1m are one length")
+        Invalid::new("has one length twice", "write each length once; 60s and 1m are one length")
     };
     reader.report(key.to_owned(), None, fault);
     default_tiers()
@@ -304,7 +342,7 @@ fn quiet(reader: &mut Reader, call_timeout: Duration) -> Duration {
     let sound = reader.is_sound("inquiry.quiet") && reader.is_sound("gateway.call_timeout");
     if sound && quiet < call_timeout {
         let remedy = "make it at least as long (its default is 30s)";
-        let fault = Fault::new("is shorter than gateway.call_timeout", remedy);
+        let fault = Invalid::new("is shorter than gateway.call_timeout", remedy);
         reader.report("inquiry.quiet".to_owned(), None, fault);
     }
     quiet
@@ -323,7 +361,7 @@ fn kinds(reader: &mut Reader, key: &str, default: BTreeSet<Kind>, allowed: &[Kin
         if allowed.contains(&kind) {
             Ok(kind)
         } else {
-            Err(Fault::new("is a kind whose intents carry no date", remedy()))
+            Err(Invalid::new("is a kind whose intents carry no date", remedy()))
         }
     };
     let kinds = reader.items(key, read);
@@ -338,7 +376,7 @@ pub(super) fn rule(table: &mut TableReader<'_>) -> Option<Rule> {
     if given != 1 {
         let wrong =
             if given == 0 { "says nothing to look at" } else { "says more than one thing to look at" };
-        table.report("", Fault::new(wrong, "give it one of code, client_message and http_status"));
+        table.report("", Invalid::new(wrong, "give it one of code, client_message and http_status"));
     }
     let api = table.required("api", values::api);
     let code =
@@ -350,26 +388,26 @@ pub(super) fn rule(table: &mut TableReader<'_>) -> Option<Rule> {
         && kind.api() != api
     {
         let remedy = format!("leave it out, or write api = \"{}\"", kind.api());
-        table.report("kind", Fault::new("is a kind of another API", remedy));
+        table.report("kind", Invalid::new("is a kind of another API", remedy));
     }
     let class = class(table);
     table.deny_others(&RULE_FIELDS);
     Some(Rule { api: api?, matcher: code.or(message).or(status)?, kind, class: class? })
 }
 
-fn client_message(value: Value) -> Result<String, Fault> {
+fn client_message(value: Value) -> Result<String, Invalid> {
     let message = values::text(value)?;
     let fits = (1..=200).contains(&message.len());
     if fits {
         Ok(message)
     } else {
-        Err(Fault::new("is no code", "write 1 to 200 bytes, as the gateway does"))
+        Err(Invalid::new("is no code", "write 1 to 200 bytes, as the gateway does"))
     }
 }
 
-fn http_status(value: Value) -> Result<u16, Fault> {
+fn http_status(value: Value) -> Result<u16, Invalid> {
     let status = values::int_within(value, 100, 599)?;
-    u16::try_from(status).map_err(|_| Fault::new("is no HTTP status", "write a number from 100 to 599"))
+    u16::try_from(status).map_err(|_| Invalid::new("is no HTTP status", "write a number from 100 to 599"))
 }
 
 /// What a class is called, before its reason is known.
@@ -378,7 +416,7 @@ enum ClassName {
     Alone(Class),
 }
 
-fn class_name(value: Value) -> Result<ClassName, Fault> {
+fn class_name(value: Value) -> Result<ClassName, Invalid> {
     match values::text(value)?.as_str() {
         "refused" => Ok(ClassName::WithReason(Class::Refused)),
         "refused_by_state" => Ok(ClassName::WithReason(Class::RefusedByState)),
@@ -386,7 +424,7 @@ fn class_name(value: Value) -> Result<ClassName, Fault> {
         "in_doubt" => Ok(ClassName::Alone(Class::InDoubt)),
         "locked_out" => Ok(ClassName::Alone(Class::LockedOut)),
         "not_configured" => Ok(ClassName::Alone(Class::NotConfigured)),
-        _ => Err(Fault::new(
+        _ => Err(Invalid::new(
             "is no class (nothing can be declared a success)",
             "write one of refused, refused_by_state, busy, in_doubt, locked_out, not_configured",
         )),
@@ -399,7 +437,7 @@ fn class(table: &mut TableReader<'_>) -> Option<Class> {
         Some(ClassName::Alone(class)) => {
             if table.has("reason") {
                 let remedy = "leave it out; only refused and refused_by_state have one";
-                table.report("reason", Fault::new("is given for a class that has none", remedy));
+                table.report("reason", Invalid::new("is given for a class that has none", remedy));
             }
             let _ = table.optional("reason", Ok);
             Some(class)
@@ -416,5 +454,6 @@ fn telemetry(reader: &mut Reader) -> Telemetry {
         otlp_endpoint: reader.optional("telemetry.otlp_endpoint", values::otlp_endpoint),
         sample_ratio: reader.or("telemetry.sample_ratio", 1.0, values::ratio),
         log: reader.or("telemetry.log", LogFormat::Json, values::log_format),
+        level: reader.or("telemetry.level", LogLevel::Info, values::log_level),
     }
 }

@@ -29,7 +29,7 @@ pub struct Mistake {
     /// The key, with dots: `gateway.call_timeout`. What cannot be told from a value is shown as `?`.
     pub key: String,
     /// Where the value was given; `None`: nowhere, or the mistake is that it was not given.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// What is wrong: the sentence that begins with the key.
     pub wrong: String,
     /// What to do: an order to a person.
@@ -38,7 +38,7 @@ pub struct Mistake {
 
 /// Where a value was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// In this line of the file, from 1.
     Line(usize),
     /// At this line and column of the file, both from 1.
@@ -52,24 +52,24 @@ impl fmt::Display for Mistake {
         let Mistake { key, place, wrong, remedy } = self;
         match place {
             None => write!(f, "{key} {wrong}: {remedy}"),
-            Some(Place::Line(line)) => write!(f, "{key} (line {line}) {wrong}: {remedy}"),
-            Some(Place::LineAndColumn(line, column)) => {
+            Some(Location::Line(line)) => write!(f, "{key} (line {line}) {wrong}: {remedy}"),
+            Some(Location::LineAndColumn(line, column)) => {
                 write!(f, "{key} (line {line}, column {column}) {wrong}: {remedy}")
             }
-            Some(Place::Environment) => write!(f, "{key} (environment) {wrong}: {remedy}"),
+            Some(Location::Environment) => write!(f, "{key} (environment) {wrong}: {remedy}"),
         }
     }
 }
 
 /// What is wrong with one value, before anybody says whose it is.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct Invalid {
     pub(super) wrong: String,
     pub(super) remedy: String,
 }
 
-impl Fault {
-    pub(super) fn new(wrong: impl Into<String>, remedy: impl Into<String>) -> Fault {
-        Fault { wrong: wrong.into(), remedy: remedy.into() }
+impl Invalid {
+    pub(super) fn new(wrong: impl Into<String>, remedy: impl Into<String>) -> Invalid {
+        Invalid { wrong: wrong.into(), remedy: remedy.into() }
     }
 }

@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Fault, Mistake, Mistakes, Place};
+use super::mistakes::{Invalid, Location, Mistake, Mistakes};
+use super::secrets::SecretFile;
 use super::values::{self, Value};
 use crate::domain::intent::{Api, Kind, MerchantName};
 
@@ -37,6 +38,7 @@ pub(super) const KEYS: &[&str] = &[
     "gateway.call_timeout",
     "gateway.allow_http",
     "gateway.trace_headers",
+    "gateway.tls.ca_file",
     "gateway.<api>.concurrency",
     "gateway.<api>.rate",
     "merchants.<name>.private_key",
@@ -64,6 +66,7 @@ pub(super) const KEYS: &[&str] = &[
     "telemetry.otlp_endpoint",
     "telemetry.sample_ratio",
     "telemetry.log",
+    "telemetry.level",
     "shutdown.grace",
 ];
 
@@ -83,7 +86,7 @@ type KeyPath = Vec<String>;
 
 struct Given {
     value: Value,
-    place: Place,
+    place: Location,
 }
 
 /// All that was given. A value that was read is gone from it; a mistake is kept, and reading goes on.
@@ -91,8 +94,9 @@ pub(super) struct Reader {
     given: BTreeMap<KeyPath, Given>,
     /// Tables of the file that hold nothing: `[merchants.default]`, say, its keys coming from the
     /// environment.
-    empty_tables: BTreeMap<KeyPath, Place>,
+    empty_tables: BTreeMap<KeyPath, Location>,
     merchants: BTreeSet<MerchantName>,
+    secret_files: Vec<SecretFile>,
     mistakes: Vec<Mistake>,
 }
 
@@ -113,6 +117,7 @@ impl Reader {
             given: BTreeMap::new(),
             empty_tables: BTreeMap::new(),
             merchants: BTreeSet::new(),
+            secret_files: Vec::new(),
             mistakes: Vec::new(),
         };
         let named = env.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
@@ -142,7 +147,7 @@ impl Reader {
                 return self.report(
                     key.to_owned(),
                     None,
-                    Fault::new(unreadable.wrong("names a file"), remedy),
+                    Invalid::new(unreadable.wrong("names a file"), remedy),
                 );
             }
         };
@@ -150,11 +155,11 @@ impl Reader {
         for error in &errors {
             // The parser's own message prints the offending line, and a line may hold a secret.
             let (line, column) = line_and_column(&text, error.span().map_or(0, |span| span.start));
-            let fault = Fault::new(
+            let fault = Invalid::new(
                 "is not TOML",
-                "mend the syntax there; quotes and brackets are the usual suspects",
+                "fix the syntax there; quotes and brackets are the usual suspects",
             );
-            self.report("the file".to_owned(), Some(Place::LineAndColumn(line, column)), fault);
+            self.report("the file".to_owned(), Some(Location::LineAndColumn(line, column)), fault);
         }
         if errors.is_empty() {
             self.lay_table(&mut Vec::new(), table, &text);
@@ -165,7 +170,7 @@ impl Reader {
         let table_line = line_and_column(text, table.span().start).0;
         let table = table.into_inner();
         if table.is_empty() && !path.is_empty() {
-            self.empty_tables.insert(path.clone(), Place::Line(table_line));
+            self.empty_tables.insert(path.clone(), Location::Line(table_line));
         }
         for (key, value) in table {
             let line = line_and_column(text, key.span().start).0;
@@ -175,7 +180,7 @@ impl Reader {
                 DeValue::Table(inner) => self.lay_table(path, Spanned::new(span, inner), text),
                 other => {
                     let value = Value::from_toml(other);
-                    self.given.insert(path.clone(), Given { value, place: Place::Line(line) });
+                    self.given.insert(path.clone(), Given { value, place: Location::Line(line) });
                 }
             }
             path.pop();
@@ -193,13 +198,13 @@ impl Reader {
             let path: KeyPath = path.split("__").map(str::to_ascii_lowercase).collect();
             if !seen.insert(path.clone()) {
                 let fault =
-                    Fault::new("is given twice, in upper and in lower case", "remove one of the variables");
-                self.report(shown(&path), Some(Place::Environment), fault);
+                    Invalid::new("is given twice, in upper and in lower case", "remove one of the variables");
+                self.report(shown(&path), Some(Location::Environment), fault);
             } else if let Ok(value) = value.into_string() {
-                self.given.insert(path, Given { value: Value::Plain(value), place: Place::Environment });
+                self.given.insert(path, Given { value: Value::Plain(value), place: Location::Environment });
             } else {
-                let fault = Fault::new("is not UTF-8 text", "write it in UTF-8");
-                self.report(shown(&path), Some(Place::Environment), fault);
+                let fault = Invalid::new("is not UTF-8 text", "write it in UTF-8");
+                self.report(shown(&path), Some(Location::Environment), fault);
                 self.given.remove(&path);
             }
         }
@@ -212,8 +217,8 @@ impl Reader {
         let rest = rest.to_ascii_lowercase();
         if let Some(key) = KEYS.iter().find(|key| !key.contains('<') && key.replace('.', "_") == rest) {
             let remedy = format!("call it {VARIABLE_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
-            let fault = Fault::new("is given by a variable that nobody reads", remedy);
-            self.report((*key).to_owned(), Some(Place::Environment), fault);
+            let fault = Invalid::new("is given by a variable that nobody reads", remedy);
+            self.report((*key).to_owned(), Some(Location::Environment), fault);
         }
     }
 
@@ -243,17 +248,20 @@ impl Reader {
     }
 
     /// Says that nothing has this name, and what was probably meant.
-    fn unknown_key(&self, path: &[String]) -> Fault {
+    fn unknown_key(&self, path: &[String]) -> Invalid {
         if path[0] == "merchants" && path.get(1).is_some_and(|name| MerchantName::parse(name).is_none()) {
-            return Fault::new("is no merchant's name", "write 1 to 64 of a-z 0-9 _ -");
+            return Invalid::new("is no merchant's name", "write 1 to 64 of a-z 0-9 _ -");
         }
         if is_known_table(path) {
-            return Fault::new("is a table, and has a value here", "give its keys their values, one by one");
+            return Invalid::new(
+                "is a table, and has a value here",
+                "give its keys their values, one by one",
+            );
         }
         let nearest = if self.mistakes.len() < HINTS_MAX { nearest_key(path) } else { None };
         match nearest {
-            Some(key) => Fault::new("is not known", format!("did you mean {key}?")),
-            None => Fault::new("is not known", "remove it; the example file lists every key"),
+            Some(key) => Invalid::new("is not known", format!("did you mean {key}?")),
+            None => Invalid::new("is not known", "remove it; the example file lists every key"),
         }
     }
 
@@ -263,7 +271,7 @@ impl Reader {
     }
 
     /// Notes a mistake.
-    pub(super) fn report(&mut self, key: String, place: Option<Place>, fault: Fault) {
+    pub(super) fn report(&mut self, key: String, place: Option<Location>, fault: Invalid) {
         self.mistakes.push(Mistake { key, place, wrong: fault.wrong, remedy: fault.remedy });
     }
 
@@ -277,7 +285,7 @@ impl Reader {
             (true, false) => format!("give it, or {key}_file, in the file"),
             (false, _) => format!("give it in the file or as {VARIABLE_PREFIX}{variable}"),
         };
-        self.report(key.to_owned(), None, Fault::new(wrong, remedy));
+        self.report(key.to_owned(), None, Invalid::new(wrong, remedy));
     }
 
     /// Whether no mistake was noted so far about this key (or an item of it, or its file).
@@ -305,19 +313,28 @@ impl Reader {
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
-        read: impl FnOnce(Value) -> Result<T, Fault>,
+        read: impl FnOnce(Value) -> Result<T, Invalid>,
     ) -> Option<T> {
         let Given { value, place } = self.take(key)?;
         read(value).map_err(|fault| self.report(key.to_owned(), Some(place), fault)).ok()
     }
 
     /// The value of `key`, or its default, which also stands in for a mistake so that reading can go on.
-    pub(super) fn or<T>(&mut self, key: &str, default: T, read: impl FnOnce(Value) -> Result<T, Fault>) -> T {
+    pub(super) fn or<T>(
+        &mut self,
+        key: &str,
+        default: T,
+        read: impl FnOnce(Value) -> Result<T, Invalid>,
+    ) -> T {
         self.optional(key, read).unwrap_or(default)
     }
 
     /// The items of the list at `key`: those without mistakes. `None` if it was not given or is no list.
-    pub(super) fn items<T>(&mut self, key: &str, read: impl Fn(Value) -> Result<T, Fault>) -> Option<Vec<T>> {
+    pub(super) fn items<T>(
+        &mut self,
+        key: &str,
+        read: impl Fn(Value) -> Result<T, Invalid>,
+    ) -> Option<Vec<T>> {
         let Given { value, place } = self.take(key)?;
         self.read_items(key, place, values::list(value), read)
     }
@@ -325,9 +342,9 @@ impl Reader {
     fn read_items<T>(
         &mut self,
         key: &str,
-        place: Place,
-        items: Result<Vec<Value>, Fault>,
-        read: impl Fn(Value) -> Result<T, Fault>,
+        place: Location,
+        items: Result<Vec<Value>, Invalid>,
+        read: impl Fn(Value) -> Result<T, Invalid>,
     ) -> Option<Vec<T>> {
         let items = items.map_err(|fault| self.report(key.to_owned(), Some(place), fault)).ok()?;
         let len = items.len();
@@ -364,7 +381,7 @@ impl Reader {
                 read_items.extend(read(&mut TableReader { key, place, table, mistakes: &mut self.mistakes }));
             } else {
                 let remedy = "write tables in braces, in brackets: [{ api = \"physical\", … }]";
-                self.report(key, Some(place), Fault::new("is no table", remedy));
+                self.report(key, Some(place), Invalid::new("is no table", remedy));
             }
         }
         read_items
@@ -374,7 +391,7 @@ impl Reader {
     pub(super) fn secret(
         &mut self,
         key: &str,
-        read: impl FnOnce(Value) -> Result<String, Fault>,
+        read: impl FnOnce(Value) -> Result<String, Invalid>,
     ) -> Option<SecretString> {
         let (key, Given { value, place }) = self.take_secret(key)?;
         match read(value) {
@@ -390,12 +407,12 @@ impl Reader {
     pub(super) fn addresses(
         &mut self,
         key: &str,
-        read: impl Fn(Value) -> Result<String, Fault>,
+        read: impl Fn(Value) -> Result<String, Invalid>,
     ) -> Option<Vec<SecretString>> {
         let (key, Given { value, place }) = self.take_secret(key)?;
         let addresses = self.read_items(&key, place, values::addresses(value), read)?;
         if addresses.is_empty() && self.is_sound(&key) {
-            self.report(key, Some(place), Fault::new("is empty", "write at least one address"));
+            self.report(key, Some(place), Invalid::new("is empty", "write at least one address"));
         }
         Some(addresses.into_iter().map(SecretString::from).collect())
     }
@@ -408,25 +425,28 @@ impl Reader {
             return direct.map(|given| (key.to_owned(), given));
         };
         if direct.is_some() {
-            let fault = Fault::new(format!("is given, and {key} too"), "remove one of the two");
+            let fault = Invalid::new(format!("is given, and {key} too"), "remove one of the two");
             self.report(file_key, Some(place), fault);
             return None;
         }
-        let remedy = "name a file that this process may read and that holds nothing but the secret";
         let content = values::text(value).and_then(|file| {
-            read_bounded(Path::new(&file), SECRET_BYTES_MAX)
-                .map_err(|unreadable| Fault::new(unreadable.wrong("names a file"), remedy))
+            let file = PathBuf::from(file);
+            let secret = secret_in(&file)?;
+            self.secret_files.push(SecretFile { key: file_key.clone(), file });
+            Ok(secret)
         });
         match content {
-            Ok(content) => {
-                let value = Value::Plain(without_line_break(content));
-                Some((file_key, Given { value, place }))
-            }
+            Ok(secret) => Some((file_key, Given { value: Value::Plain(secret), place })),
             Err(fault) => {
                 self.report(file_key, Some(place), fault);
                 None
             }
         }
+    }
+
+    /// The files that secrets were read from so far.
+    pub(super) fn secret_files(&mut self) -> Vec<SecretFile> {
+        std::mem::take(&mut self.secret_files)
     }
 
     /// A file that is read later, but that can be read now.
@@ -437,12 +457,24 @@ impl Reader {
             let read = File::open(&file).and_then(|mut file| file.read(&mut [0]));
             match read.map_err(|error| Unreadable::Io(error.kind())) {
                 Ok(_) => Ok(file),
-                Err(unreadable) => Err(Fault::new(
+                Err(unreadable) => Err(Invalid::new(
                     unreadable.wrong("names a file"),
                     "name a file that this process may read",
                 )),
             }
         })
+    }
+
+    /// The end of reading only what begins with one of these; what is wrong with other keys that there are, is another
+    /// command's affair.
+    pub(super) fn finish_part<T>(self, ours: &[&str], config: T) -> Result<T, Mistakes> {
+        let tables: BTreeSet<&str> = KEYS.iter().filter_map(|key| key.split('.').next()).collect();
+        let is_anothers = |mistake: &Mistake| {
+            let table = mistake.key.split('.').next().unwrap_or_default();
+            tables.contains(table) && !ours.iter().any(|key| mistake.key.starts_with(key))
+        };
+        let mistakes = self.mistakes.into_iter().filter(|mistake| !is_anothers(mistake)).collect();
+        Mistakes::try_new(mistakes).map_or(Ok(config), Err)
     }
 
     /// The configuration, if nothing was wrong.
@@ -455,16 +487,16 @@ impl Reader {
 /// One table of a list.
 pub(super) struct TableReader<'a> {
     key: String,
-    place: Place,
+    place: Location,
     table: BTreeMap<String, Value>,
     mistakes: &'a mut Vec<Mistake>,
 }
 
 impl TableReader<'_> {
     /// Notes a mistake about one of its fields, or about all of it if `field` is empty.
-    pub(super) fn report(&mut self, field: &str, fault: Fault) {
+    pub(super) fn report(&mut self, field: &str, fault: Invalid) {
         let key = if field.is_empty() { self.key.clone() } else { format!("{}.{field}", self.key) };
-        let Fault { wrong, remedy } = fault;
+        let Invalid { wrong, remedy } = fault;
         self.mistakes.push(Mistake { key, place: Some(self.place), wrong, remedy });
     }
 
@@ -477,7 +509,7 @@ impl TableReader<'_> {
     pub(super) fn optional<T>(
         &mut self,
         field: &str,
-        read: impl FnOnce(Value) -> Result<T, Fault>,
+        read: impl FnOnce(Value) -> Result<T, Invalid>,
     ) -> Option<T> {
         let value = self.table.remove(field)?;
         read(value).map_err(|fault| self.report(field, fault)).ok()
@@ -487,10 +519,10 @@ impl TableReader<'_> {
     pub(super) fn required<T>(
         &mut self,
         field: &str,
-        read: impl FnOnce(Value) -> Result<T, Fault>,
+        read: impl FnOnce(Value) -> Result<T, Invalid>,
     ) -> Option<T> {
         if !self.has(field) {
-            self.report(field, Fault::new("is missing", "add it"));
+            self.report(field, Invalid::new("is missing", "add it"));
         }
         self.optional(field, read)
     }
@@ -503,12 +535,12 @@ impl TableReader<'_> {
                 Some((steps, field)) if steps <= 3 => format!("did you mean {field}?"),
                 _ => format!("remove it; there are {}", fields.join(", ")),
             };
-            self.report(&shown_part(&other), Fault::new("is not known", remedy));
+            self.report(&shown_part(&other), Invalid::new("is not known", remedy));
         }
     }
 }
 
-/// Why a file's text is not to be had.
+/// Why a file's text cannot be read.
 enum Unreadable {
     Io(io::ErrorKind),
     TooLong { bytes_max: usize },
@@ -523,6 +555,14 @@ impl Unreadable {
             Unreadable::NotText => format!("{names_a_file} that is not UTF-8 text"),
         }
     }
+}
+
+/// The secret that a file holds: all of it, without one line break at its end.
+pub(super) fn secret_in(file: &Path) -> Result<String, Invalid> {
+    let remedy = "name a file that this process may read and that holds nothing but the secret";
+    let text = read_bounded(file, SECRET_BYTES_MAX)
+        .map_err(|unreadable| Invalid::new(unreadable.wrong("names a file"), remedy))?;
+    Ok(without_line_break(text))
 }
 
 fn read_bounded(file: &Path, bytes_max: usize) -> Result<String, Unreadable> {

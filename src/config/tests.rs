@@ -502,6 +502,8 @@ fn zones_names_and_listeners_are_what_they_say() {
     check(&[r#"same_day.zone = "UTC""#], &[]);
     check(&[r#"admin.listen = "localhost:80""#], &["admin.listen"]);
     check(&[r#"telemetry.log = "xml""#], &["telemetry.log"]);
+    check(&[r#"amqp.url = "amqp://host/vh?hearbeat=5""#], &["amqp.url"]);
+    check(&[r#"telemetry.level = "loud""#], &["telemetry.level"]);
     check(&[r#"telemetry.otlp_endpoint = "localhost:4318""#], &["telemetry.otlp_endpoint"]);
     check(&[r#"worker.name = """#], &["worker.name"]);
     check(&[r#"worker.name = "a\tb""#], &["worker.name"]);
@@ -708,6 +710,9 @@ fn files_for_tls_can_be_read_and_certificate_and_key_go_together() {
     check(&[&line("client_cert_file")], &["amqp.tls.client_key_file"]);
     check(&[&line("client_key_file")], &["amqp.tls.client_cert_file"]);
     check(&[r#"amqp.tls.ca_file = "/nowhere/x""#], &["amqp.tls.ca_file"]);
+    check(&[&format!("gateway.tls.ca_file = {:?}", file.to_str().expect("text"))], &[]);
+    check(&[r#"gateway.tls.ca_file = "/nowhere/x""#], &["gateway.tls.ca_file"]);
+    check(&["gateway.tls.ca_file = 7"], &["gateway.tls.ca_file"]);
 }
 
 #[test]

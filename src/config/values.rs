@@ -1,4 +1,4 @@
-//! One value, read and judged by itself. Nothing of a value gets into a [`Fault`].
+//! One value, read and judged by itself. Nothing of a value gets into a [`Invalid`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 use url::{Host, Url};
 
-use super::mistakes::Fault;
-use super::{Declare, LogFormat, PlainHttp, TraceHeaders};
+use super::mistakes::Invalid;
+use super::{Declare, LogFormat, LogLevel, PlainHttp, TraceHeaders};
 use crate::domain::intent::{Api, Kind};
 use crate::domain::outcome::RejectedReason;
 use crate::domain::retry::Tier;
@@ -60,37 +60,37 @@ fn table_of(table: DeTable<'_>) -> BTreeMap<String, Value> {
 }
 
 /// Text, as it is.
-pub(super) fn text(value: Value) -> Result<String, Fault> {
+pub(super) fn text(value: Value) -> Result<String, Invalid> {
     match value {
         Value::Plain(text) | Value::Text(text) => Ok(text),
         Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::List(_) | Value::Table(_) | Value::Odd => {
-            Err(Fault::new("is not text", "write it in quotes"))
+            Err(Invalid::new("is not text", "write it in quotes"))
         }
     }
 }
 
 /// The items of a list. Plain text is a TOML list if it begins with a bracket, and separated by commas if
 /// not.
-pub(super) fn list(value: Value) -> Result<Vec<Value>, Fault> {
+pub(super) fn list(value: Value) -> Result<Vec<Value>, Invalid> {
     match value {
         Value::List(items) => Ok(items),
         Value::Plain(plain) if plain.trim_start().starts_with('[') => match DeValue::parse(plain.trim()) {
             Ok(parsed) => list(Value::from_toml(parsed.into_inner())),
-            Err(_) => Err(Fault::new("is not a list", "write a list as TOML does, [\"a\", \"b\"]")),
+            Err(_) => Err(Invalid::new("is not a list", "write a list as TOML does, [\"a\", \"b\"]")),
         },
         Value::Plain(plain) if plain.trim().is_empty() => Ok(Vec::new()),
         Value::Plain(plain) => {
             Ok(plain.split(',').map(|item| Value::Plain(item.trim().to_owned())).collect())
         }
         Value::Text(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Table(_) | Value::Odd => {
-            Err(Fault::new("is not a list", "write it in brackets"))
+            Err(Invalid::new("is not a list", "write it in brackets"))
         }
     }
 }
 
 /// The broker's addresses: one, or a list. A comma in plain text separates only where an address follows it,
 /// because a password may contain one.
-pub(super) fn addresses(value: Value) -> Result<Vec<Value>, Fault> {
+pub(super) fn addresses(value: Value) -> Result<Vec<Value>, Invalid> {
     match value {
         Value::Text(_) => Ok(vec![value]),
         Value::Plain(plain) if !plain.trim_start().starts_with('[') => {
@@ -115,12 +115,12 @@ pub(super) fn addresses(value: Value) -> Result<Vec<Value>, Fault> {
         | Value::Bool(_)
         | Value::Table(_)
         | Value::Odd => list(value)
-            .map_err(|_| Fault::new("is no address", "write one address in quotes, or a list of them")),
+            .map_err(|_| Invalid::new("is no address", "write one address in quotes, or a list of them")),
     }
 }
 
 /// `true` or `false`. Private: what a boolean of the file means, the next three functions say.
-fn flag(value: Value) -> Result<bool, Fault> {
+fn flag(value: Value) -> Result<bool, Invalid> {
     match value {
         Value::Bool(flag) => Ok(flag),
         Value::Plain(plain) if plain == "true" => Ok(true),
@@ -131,27 +131,27 @@ fn flag(value: Value) -> Result<bool, Fault> {
         | Value::Float(_)
         | Value::List(_)
         | Value::Table(_)
-        | Value::Odd => Err(Fault::new("is neither true nor false", "write true or false, without quotes")),
+        | Value::Odd => Err(Invalid::new("is neither true nor false", "write true or false, without quotes")),
     }
 }
 
 /// `amqp.declare`.
-pub(super) fn declare(value: Value) -> Result<Declare, Fault> {
+pub(super) fn declare(value: Value) -> Result<Declare, Invalid> {
     Ok(if flag(value)? { Declare::Missing } else { Declare::Nothing })
 }
 
 /// `gateway.allow_http`.
-pub(super) fn plain_http(value: Value) -> Result<PlainHttp, Fault> {
+pub(super) fn plain_http(value: Value) -> Result<PlainHttp, Invalid> {
     Ok(if flag(value)? { PlainHttp::Anywhere } else { PlainHttp::Loopback })
 }
 
 /// `gateway.trace_headers`.
-pub(super) fn trace_headers(value: Value) -> Result<TraceHeaders, Fault> {
+pub(super) fn trace_headers(value: Value) -> Result<TraceHeaders, Invalid> {
     Ok(if flag(value)? { TraceHeaders::Sent } else { TraceHeaders::Kept })
 }
 
 /// A whole number of this range.
-pub(super) fn int_within(value: Value, min: i64, max: i64) -> Result<i64, Fault> {
+pub(super) fn int_within(value: Value, min: i64, max: i64) -> Result<i64, Invalid> {
     let int = match value {
         Value::Int(int) => Some(int),
         Value::Plain(plain) => plain.parse().ok(),
@@ -161,26 +161,26 @@ pub(super) fn int_within(value: Value, min: i64, max: i64) -> Result<i64, Fault>
     };
     let remedy = || format!("write a number from {min} to {max}, without quotes");
     match int {
-        None => Err(Fault::new("is not a whole number", remedy())),
-        Some(int) if int < min => Err(Fault::new(format!("is below {min}"), remedy())),
-        Some(int) if int > max => Err(Fault::new(format!("is above {max}"), remedy())),
+        None => Err(Invalid::new("is not a whole number", remedy())),
+        Some(int) if int < min => Err(Invalid::new(format!("is below {min}"), remedy())),
+        Some(int) if int > max => Err(Invalid::new(format!("is above {max}"), remedy())),
         Some(int) => Ok(int),
     }
 }
 
 /// A count from 1 on.
-pub(super) fn count(value: Value) -> Result<u32, Fault> {
+pub(super) fn count(value: Value) -> Result<u32, Invalid> {
     let int = int_within(value, 1, i64::from(u32::MAX))?;
-    u32::try_from(int).map_err(|_| Fault::new("is not a count", "write a number from 1 on"))
+    u32::try_from(int).map_err(|_| Invalid::new("is not a count", "write a number from 1 on"))
 }
 
 /// How many deliveries are held at once: AMQP has 16 bits for it, and takes 0 for "no limit".
-pub(super) fn prefetch(value: Value) -> Result<u16, Fault> {
+pub(super) fn prefetch(value: Value) -> Result<u16, Invalid> {
     let int = int_within(value, 1, i64::from(u16::MAX))?;
-    u16::try_from(int).map_err(|_| Fault::new("is not a prefetch", "write a number from 1 to 65535"))
+    u16::try_from(int).map_err(|_| Invalid::new("is not a prefetch", "write a number from 1 to 65535"))
 }
 
-fn float(value: Value) -> Result<f64, Fault> {
+fn float(value: Value) -> Result<f64, Invalid> {
     let float = match value {
         Value::Float(float) => Some(float),
         #[allow(clippy::cast_precision_loss, reason = "rates and ratios are small numbers")]
@@ -190,26 +190,26 @@ fn float(value: Value) -> Result<f64, Fault> {
     };
     float
         .filter(|float| float.is_finite())
-        .ok_or_else(|| Fault::new("is not a number", "write a number, without quotes"))
+        .ok_or_else(|| Invalid::new("is not a number", "write a number, without quotes"))
 }
 
 /// Calls a second.
-pub(super) fn rate(value: Value) -> Result<f64, Fault> {
+pub(super) fn rate(value: Value) -> Result<f64, Invalid> {
     let rate = float(value)?;
     if rate > 0.0 {
         Ok(rate)
     } else {
-        Err(Fault::new("is not above 0", "write calls per second, such as 20 or 0.5"))
+        Err(Invalid::new("is not above 0", "write calls per second, such as 20 or 0.5"))
     }
 }
 
 /// A part of the whole.
-pub(super) fn ratio(value: Value) -> Result<f64, Fault> {
+pub(super) fn ratio(value: Value) -> Result<f64, Invalid> {
     let ratio = float(value)?;
     if (0.0..=1.0).contains(&ratio) {
         Ok(ratio)
     } else {
-        Err(Fault::new("is not a ratio", "write a number from 0 to 1"))
+        Err(Invalid::new("is not a ratio", "write a number from 0 to 1"))
     }
 }
 
@@ -220,23 +220,23 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// A duration, zero included: whole numbers with units, the larger first, such as `200ms`, `30s`, `1m30s`.
-pub(super) fn duration(value: Value) -> Result<Duration, Fault> {
+pub(super) fn duration(value: Value) -> Result<Duration, Invalid> {
     let remedy = "write a duration such as \"200ms\", \"30s\", \"5m\", \"1h30m\" or \"1d\"";
     let text = match value {
-        Value::Int(_) | Value::Float(_) => return Err(Fault::new("has no unit", remedy)),
-        other => text(other).map_err(|_| Fault::new("is not a duration", remedy))?,
+        Value::Int(_) | Value::Float(_) => return Err(Invalid::new("has no unit", remedy)),
+        other => text(other).map_err(|_| Invalid::new("is not a duration", remedy))?,
     };
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Fault::new("has no unit", remedy));
+        return Err(Invalid::new("has no unit", remedy));
     }
-    let length = parse_duration(&text).ok_or_else(|| Fault::new("is not a duration", remedy))?;
+    let length = read_duration(&text).ok_or_else(|| Invalid::new("is not a duration", remedy))?;
     if length > DURATION_MAX {
-        return Err(Fault::new("is longer than 365 days", "write a shorter duration"));
+        return Err(Invalid::new("is longer than 365 days", "write a shorter duration"));
     }
     Ok(length)
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+fn read_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total_ms: u64 = 0;
     let mut units = UNITS.iter();
@@ -254,19 +254,19 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(value: Value) -> Result<Duration, Fault> {
+pub(super) fn positive_duration(value: Value) -> Result<Duration, Invalid> {
     let length = duration(value)?;
-    if length.is_zero() { Err(Fault::new("is zero", "write a duration above zero")) } else { Ok(length) }
+    if length.is_zero() { Err(Invalid::new("is zero", "write a duration above zero")) } else { Ok(length) }
 }
 
 /// A delay queue holds a letter no longer: RabbitMQ restarts and upgrades should not have to wait for more.
 const TIER_LENGTH_MAX: Duration = Duration::from_secs(86_400);
 
 /// The length of a delay queue, named by its length: two spellings of one length are one name.
-pub(super) fn tier(value: Value) -> Result<Tier, Fault> {
+pub(super) fn tier(value: Value) -> Result<Tier, Invalid> {
     let length = positive_duration(value)?;
     if length > TIER_LENGTH_MAX {
-        return Err(Fault::new(
+        return Err(Invalid::new(
             "is longer than 24h",
             "write a shorter delay; longer waits are composed of several",
         ));
@@ -285,23 +285,32 @@ pub(super) fn duration_name(length: Duration) -> String {
     format!("{}{name}", ms / u128::from(unit_ms))
 }
 
+/// A duration as the configuration writes it.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn parse_duration(written: &str) -> Result<Duration, String> {
+    duration(Value::Text(written.to_owned()))
+        .map_err(|Invalid { wrong, remedy }| format!("{wrong}: {remedy}"))
+}
+
 /// A kind by its name.
-pub(super) fn kind(value: Value) -> Result<Kind, Fault> {
+pub(super) fn kind(value: Value) -> Result<Kind, Invalid> {
     let remedy = || format!("write one of {}", names(Kind::ALL.map(Kind::as_str)));
-    Kind::parse(&text(value)?).ok_or_else(|| Fault::new("is no kind", remedy()))
+    Kind::parse(&text(value)?).ok_or_else(|| Invalid::new("is no kind", remedy()))
 }
 
 /// An API by its name.
-pub(super) fn api(value: Value) -> Result<Api, Fault> {
+pub(super) fn api(value: Value) -> Result<Api, Invalid> {
     let remedy = || format!("write one of {}", names(Api::ALL.map(Api::as_str)));
-    Api::parse(&text(value)?).ok_or_else(|| Fault::new("is no API", remedy()))
+    Api::parse(&text(value)?).ok_or_else(|| Invalid::new("is no API", remedy()))
 }
 
 /// One of `rejected`'s reasons.
-pub(super) fn rejected_reason(value: Value) -> Result<RejectedReason, Fault> {
+pub(super) fn rejected_reason(value: Value) -> Result<RejectedReason, Invalid> {
     let remedy =
         || format!("write one of {}", names(RejectedReason::ALL.iter().map(|reason| reason.as_str())));
-    RejectedReason::parse(&text(value)?).ok_or_else(|| Fault::new("is no reason of a rejection", remedy()))
+    RejectedReason::parse(&text(value)?).ok_or_else(|| Invalid::new("is no reason of a rejection", remedy()))
 }
 
 /// Names in a row, for a person.
@@ -310,51 +319,61 @@ pub(super) fn names(names: impl IntoIterator<Item = &'static str>) -> String {
 }
 
 /// `telemetry.log`.
-pub(super) fn log_format(value: Value) -> Result<LogFormat, Fault> {
+pub(super) fn log_format(value: Value) -> Result<LogFormat, Invalid> {
     match text(value)?.as_str() {
         "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
-        _ => Err(Fault::new("is no format of logs", "write \"json\" or \"text\"")),
+        _ => Err(Invalid::new("is no format of logs", "write \"json\" or \"text\"")),
     }
 }
 
+/// `telemetry.level`.
+pub(super) fn log_level(value: Value) -> Result<LogLevel, Invalid> {
+    let level = text(value)?;
+    let known = LogLevel::ALL.into_iter().find(|known| known.as_str() == level);
+    known.ok_or_else(|| {
+        let remedy = format!("write {}", names(LogLevel::ALL.into_iter().map(LogLevel::as_str)));
+        Invalid::new("is no level of logs", remedy)
+    })
+}
+
 /// `admin.listen`.
-pub(super) fn listen(value: Value) -> Result<SocketAddr, Fault> {
+pub(super) fn listen(value: Value) -> Result<SocketAddr, Invalid> {
     let remedy = "write an IP address and a port, such as \"127.0.0.1:9400\"";
-    text(value)?.parse().map_err(|_| Fault::new("is no address to listen at", remedy))
+    text(value)?.parse().map_err(|_| Invalid::new("is no address to listen at", remedy))
 }
 
 /// A time zone by its name.
-pub(super) fn zone(value: Value) -> Result<TimeZone, Fault> {
+pub(super) fn zone(value: Value) -> Result<TimeZone, Invalid> {
     let remedy = "write a name of the time zone database, such as \"Europe/Istanbul\"";
-    TimeZone::get(&text(value)?).map_err(|_| Fault::new("is no time zone", remedy))
+    TimeZone::get(&text(value)?).map_err(|_| Invalid::new("is no time zone", remedy))
 }
 
 /// What exchanges and queues begin with.
-pub(super) fn prefix(value: Value) -> Result<String, Fault> {
+pub(super) fn prefix(value: Value) -> Result<String, Invalid> {
     let prefix = text(value)?;
     let remedy = "write 1 to 64 of a-z 0-9 . _ -, beginning with a letter";
     let fits = (1..=64).contains(&prefix.len())
         && prefix.starts_with(|c: char| c.is_ascii_lowercase())
         && prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
     if !fits {
-        return Err(Fault::new("is no prefix of queues' names", remedy));
+        return Err(Invalid::new("is no prefix of queues' names", remedy));
     }
     if prefix == "amq" || prefix.starts_with("amq.") {
-        return Err(Fault::new("is a prefix that RabbitMQ keeps for itself", "write one that is not amq"));
+        return Err(Invalid::new("is a prefix that RabbitMQ keeps for itself", "write one that is not amq"));
     }
     Ok(prefix)
 }
 
 /// The instance's name: it is in headers and in the broker's list of connections.
-pub(super) fn instance_name(value: Value) -> Result<String, Fault> {
+pub(super) fn instance_name(value: Value) -> Result<String, Invalid> {
     let name = text(value)?;
     let fits = (1..=255).contains(&name.len()) && !name.chars().any(char::is_control);
-    if fits { Ok(name) } else { Err(Fault::new("is no name", "write 1 to 255 bytes of printable text")) }
+    if fits { Ok(name) } else { Err(Invalid::new("is no name", "write 1 to 255 bytes of printable text")) }
 }
 
 /// A URI-reference as RFC 3986 has it, not empty, as CloudEvents wants it.
-pub(super) fn uri_reference(value: Value) -> Result<String, Fault> {
+pub(super) fn uri_reference(value: Value) -> Result<String, Invalid> {
     let uri = text(value)?;
     let fits = (1..=255).contains(&uri.len())
         && uri.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b))
@@ -364,48 +383,66 @@ pub(super) fn uri_reference(value: Value) -> Result<String, Fault> {
         && uri.matches('#').count() <= 1
         && Url::parse("https://host/").is_ok_and(|base| base.join(&uri).is_ok());
     let remedy = "write a URI or a path, such as \"/cancel-worker\", not empty";
-    if fits { Ok(uri) } else { Err(Fault::new("is no URI-reference", remedy)) }
+    if fits { Ok(uri) } else { Err(Invalid::new("is no URI-reference", remedy)) }
 }
 
 /// A key of the gateway: it must go into an HTTP header.
-pub(super) fn header_value(value: Value) -> Result<String, Fault> {
+pub(super) fn header_value(value: Value) -> Result<String, Invalid> {
     let key = text(value)?;
     if key.is_empty() {
-        return Err(Fault::new("is empty", "write the key that the gateway gave you"));
+        return Err(Invalid::new("is empty", "write the key that the gateway gave you"));
     }
     if key.len() > 1024 {
-        return Err(Fault::new(
+        return Err(Invalid::new(
             "is longer than 1024 characters",
             "write the key that the gateway gave you, alone",
         ));
     }
     if !key.bytes().all(|b| b.is_ascii_graphic()) {
         let remedy = "write the key alone, without spaces, line breaks or letters beyond ASCII";
-        return Err(Fault::new("has characters that no HTTP header can carry", remedy));
+        return Err(Invalid::new("has characters that no HTTP header can carry", remedy));
     }
     Ok(key)
 }
 
-fn url(value: Value, remedy: &str) -> Result<(String, Url), Fault> {
+fn url(value: Value, remedy: &str) -> Result<(String, Url), Invalid> {
     let text = text(value)?;
     let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
     let parsed =
         Url::parse(&text).ok().filter(|url| fits && url.host_str().is_some_and(|host| !host.is_empty()));
-    parsed.map(|url| (text, url)).ok_or_else(|| Fault::new("is no address", remedy))
+    parsed.map(|url| (text, url)).ok_or_else(|| Invalid::new("is no address", remedy))
+}
+
+/// The parameters that a broker's address can have, behind its `?`.
+pub const AMQP_PARAMETERS: [&str; 5] =
+    ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
+
+/// The first parameter of a broker's address that nobody knows; `?` if it does not look like a name, and may be a secret
+/// that slipped.
+pub fn unknown_amqp_parameter(address: &str) -> Option<String> {
+    let url = Url::parse(address).ok()?;
+    let unknown = url.query_pairs().find(|(name, _)| !AMQP_PARAMETERS.contains(&&**name))?.0;
+    let is_name =
+        (1..=32).contains(&unknown.len()) && unknown.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    Some(if is_name { unknown.into_owned() } else { "?".to_owned() })
 }
 
 /// An address of the broker.
-pub(super) fn amqp_url(value: Value) -> Result<String, Fault> {
+pub(super) fn amqp_url(value: Value) -> Result<String, Invalid> {
     let remedy = "write it as amqps://user:password@host:5671/vhost, what is special in it escaped with %";
     let (text, url) = url(value, remedy)?;
+    if let Some(name) = unknown_amqp_parameter(&text) {
+        let remedy = format!("write {}", names(AMQP_PARAMETERS.into_iter()));
+        return Err(Invalid::new(format!("has the parameter `{name}`, which is not known"), remedy));
+    }
     match url.scheme() {
         "amqp" | "amqps" => Ok(text),
-        _ => Err(Fault::new("begins with neither amqp:// nor amqps://", remedy)),
+        _ => Err(Invalid::new("begins with neither amqp:// nor amqps://", remedy)),
     }
 }
 
 /// The management API's address, which may carry user and password.
-pub(super) fn management_url(value: Value) -> Result<String, Fault> {
+pub(super) fn management_url(value: Value) -> Result<String, Invalid> {
     let remedy = "write it as https://user:password@host:15671";
     let (text, url) = url(value, remedy)?;
     http_only(&url)?;
@@ -414,20 +451,20 @@ pub(super) fn management_url(value: Value) -> Result<String, Fault> {
 }
 
 /// The base address of one of the gateway's APIs.
-pub(super) fn gateway_url(value: Value, plain_http: PlainHttp) -> Result<Url, Fault> {
+pub(super) fn gateway_url(value: Value, plain_http: PlainHttp) -> Result<Url, Invalid> {
     let (_, url) = url(value, "write it as https://host, with a path if there is one")?;
     http_only(&url)?;
     no_query(&url)?;
     no_user(&url)?;
     if url.scheme() == "http" && plain_http == PlainHttp::Loopback && !is_loopback(&url) {
         let remedy = "write https://, or set gateway.allow_http if this network may read the keys";
-        return Err(Fault::new("is plain http to another machine", remedy));
+        return Err(Invalid::new("is plain http to another machine", remedy));
     }
     Ok(url)
 }
 
 /// Where spans and metrics are sent.
-pub(super) fn otlp_endpoint(value: Value) -> Result<Url, Fault> {
+pub(super) fn otlp_endpoint(value: Value) -> Result<Url, Invalid> {
     let (_, url) = url(value, "write it as http://host:4318")?;
     http_only(&url)?;
     no_query(&url)?;
@@ -436,38 +473,38 @@ pub(super) fn otlp_endpoint(value: Value) -> Result<Url, Fault> {
 }
 
 /// Where the gateway tells the end of a batch.
-pub(super) fn callback_url(value: Value) -> Result<Url, Fault> {
+pub(super) fn callback_url(value: Value) -> Result<Url, Invalid> {
     let (_, url) = url(value, "write it as https://host/path")?;
     if url.scheme() != "https" {
-        return Err(Fault::new("is not https", "write an address that begins with https://"));
+        return Err(Invalid::new("is not https", "write an address that begins with https://"));
     }
     no_user(&url)?;
     if url.fragment().is_some() {
-        return Err(Fault::new("has a fragment", "leave out the # and what follows"));
+        return Err(Invalid::new("has a fragment", "leave out the # and what follows"));
     }
     Ok(url)
 }
 
-fn http_only(url: &Url) -> Result<(), Fault> {
+fn http_only(url: &Url) -> Result<(), Invalid> {
     match url.scheme() {
         "http" | "https" => Ok(()),
-        _ => Err(Fault::new(
+        _ => Err(Invalid::new(
             "begins with neither https:// nor http://",
             "write an address that begins with https://",
         )),
     }
 }
 
-fn no_query(url: &Url) -> Result<(), Fault> {
+fn no_query(url: &Url) -> Result<(), Invalid> {
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Fault::new("has a query or a fragment", "leave out the ? or # and what follows"));
+        return Err(Invalid::new("has a query or a fragment", "leave out the ? or # and what follows"));
     }
     Ok(())
 }
 
-fn no_user(url: &Url) -> Result<(), Fault> {
+fn no_user(url: &Url) -> Result<(), Invalid> {
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Fault::new("has a user or a password", "leave out what is before the @"));
+        return Err(Invalid::new("has a user or a password", "leave out what is before the @"));
     }
     Ok(())
 }

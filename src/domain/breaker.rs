@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::classify::Verdict;
 use super::intent::{IntentId, MerchantName};
 use super::reply::{NeverSent, Reply};
-use super::retry::Roll;
+use super::retry::Jitter;
 
 /// So many calls in a row that the endpoint failed to answer open the breaker. One that fails every second call at
 /// random does so once in 32 calls, and then a pause of half a second does it good.
@@ -28,45 +28,36 @@ pub const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause between two probes: soon after the endpoint is back, work goes on.
 pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// How much of a lane is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
-    /// As much as there are permits for.
-    All,
-    /// One letter, if there is one; and then nothing, until this is said again or something else.
-    One,
-    /// Nothing. What was taken already is finished.
-    Nothing,
-}
-
 /// What a call's reply says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum EndpointSignal {
     /// It answered, whatever it said.
     Answered,
     /// Nothing was sent, nothing came back, or only somebody before it spoke.
     Failed,
     /// Our keys or our address were not accepted: that is a merchant's trouble, but somebody is there.
     LockedOut,
-    /// Neither: the gateway wished to be asked later, or nothing was called.
+    /// Neither: the gateway asked for a later call, or nothing was called.
     Nothing,
 }
 
-impl Heard {
+impl EndpointSignal {
     /// What the reply to a call says about its endpoint. Only an answer of substance speaks for it: a 5xx or a 429
     /// whose codes tell nothing comes from somebody before it.
-    pub fn of(reply: &Reply, verdict: &Verdict) -> Heard {
+    pub fn of(reply: &Reply, verdict: &Verdict) -> EndpointSignal {
         let answer = match reply {
-            Reply::NeverSent(NeverSent::NotBuilt) => return Heard::Nothing,
-            Reply::NeverSent(NeverSent::NotConnected) | Reply::Unanswered(_) => return Heard::Failed,
+            Reply::NeverSent(NeverSent::NotBuilt) => return EndpointSignal::Nothing,
+            Reply::NeverSent(NeverSent::NotConnected(_)) | Reply::Unanswered(_) => {
+                return EndpointSignal::Failed;
+            }
             Reply::Answered(answer) => answer,
         };
         let is_strained = matches!(answer.http_status, 408 | 425 | 429 | 500..=599);
         match verdict {
-            Verdict::LockedOut => Heard::LockedOut,
+            Verdict::LockedOut => EndpointSignal::LockedOut,
             // It waits with its merchant.
-            Verdict::Busy(Some(_)) => Heard::Nothing,
-            Verdict::Busy(None) | Verdict::InDoubt if is_strained => Heard::Failed,
+            Verdict::Busy(Some(_)) => EndpointSignal::Nothing,
+            Verdict::Busy(None) | Verdict::InDoubt if is_strained => EndpointSignal::Failed,
             Verdict::Done(_)
             | Verdict::Ordered(_)
             | Verdict::OrderedBatch(..)
@@ -75,7 +66,7 @@ impl Heard {
             | Verdict::NeverSent
             | Verdict::Busy(None)
             | Verdict::InDoubt
-            | Verdict::NotConfigured => Heard::Answered,
+            | Verdict::NotConfigured => EndpointSignal::Answered,
         }
     }
 }
@@ -109,7 +100,7 @@ pub enum Pass {
 
 /// What follows from a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum Transition {
     /// All stays as it is.
     None,
     /// Stop calling.
@@ -187,25 +178,25 @@ impl Breaker {
     /// Takes note of what a call's reply says. `probe` is what the caller was given when it passed as one.
     pub fn hear(
         &mut self,
-        heard: Heard,
+        heard: EndpointSignal,
         caller: &Caller,
         probe: Option<Probe>,
         now: Duration,
-        roll: Roll,
-    ) -> Order {
+        jitter: Jitter,
+    ) -> Transition {
         match heard {
-            Heard::Answered => drop(self.answered.insert(caller.merchant.clone(), now)),
-            Heard::Failed => drop(self.answered.remove(&caller.merchant)),
-            Heard::LockedOut | Heard::Nothing => {}
+            EndpointSignal::Answered => drop(self.answered.insert(caller.merchant.clone(), now)),
+            EndpointSignal::Failed => drop(self.answered.remove(&caller.merchant)),
+            EndpointSignal::LockedOut | EndpointSignal::Nothing => {}
         }
         match (&mut self.state, heard) {
-            (State::Closed { .. }, Heard::LockedOut | Heard::Nothing) => Order::None,
-            (State::Closed { failures, intents }, Heard::Answered) => {
+            (State::Closed { .. }, EndpointSignal::LockedOut | EndpointSignal::Nothing) => Transition::None,
+            (State::Closed { failures, intents }, EndpointSignal::Answered) => {
                 *failures = 0;
                 intents.clear();
-                Order::None
+                Transition::None
             }
-            (State::Closed { failures, intents }, Heard::Failed) => {
+            (State::Closed { failures, intents }, EndpointSignal::Failed) => {
                 *failures = failures.saturating_add(1);
                 if intents.len() < INTENTS_MIN {
                     intents.insert(caller.intent);
@@ -213,30 +204,30 @@ impl Breaker {
                 let another_was_answered =
                     self.answered.values().any(|at| now.saturating_sub(*at) < ANSWERED_LATELY);
                 if *failures < FAILURES_MIN || intents.len() < INTENTS_MIN || another_was_answered {
-                    return Order::None;
+                    return Transition::None;
                 }
-                let probe_from = now.saturating_add(pause(0, roll));
+                let probe_from = now.saturating_add(pause(0, jitter));
                 self.state = State::Paused(Paused { since: now, failures: 0, probe_from, probing: None });
-                Order::Pause
+                Transition::Pause
             }
             // Also of a call that was begun before the pause: it is not down if it answers.
-            (State::Paused(paused), Heard::Answered | Heard::LockedOut) => {
+            (State::Paused(paused), EndpointSignal::Answered | EndpointSignal::LockedOut) => {
                 let paused_for = now.saturating_sub(paused.since);
                 self.state = State::default();
-                Order::Resume(paused_for)
+                Transition::Resume(paused_for)
             }
-            (State::Paused(paused), Heard::Failed | Heard::Nothing) => {
+            (State::Paused(paused), EndpointSignal::Failed | EndpointSignal::Nothing) => {
                 let is_ours = paused.probing.is_some_and(|(probing, _)| Some(probing) == probe);
                 // Calls that were begun before the pause end one after the other, and tell nothing new.
                 if is_ours {
                     match heard {
-                        Heard::Failed => paused.failures = paused.failures.saturating_add(1),
-                        Heard::Answered | Heard::LockedOut | Heard::Nothing => {}
+                        EndpointSignal::Failed => paused.failures = paused.failures.saturating_add(1),
+                        EndpointSignal::Answered | EndpointSignal::LockedOut | EndpointSignal::Nothing => {}
                     }
-                    paused.probe_from = now.saturating_add(pause(paused.failures, roll));
+                    paused.probe_from = now.saturating_add(pause(paused.failures, jitter));
                     paused.probing = None;
                 }
-                Order::None
+                Transition::None
             }
         }
     }
@@ -253,10 +244,10 @@ impl Paused {
 
 /// The pause before the next probe, so many having failed: doubled with each, spread below itself, never longer than
 /// [`PAUSE_MAX`].
-fn pause(failures: u32, roll: Roll) -> Duration {
+fn pause(failures: u32, jitter: Jitter) -> Duration {
     // It is at its cap long before this many.
     let grown = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
-    grown / 2 + roll.part_of(grown / 2)
+    grown / 2 + jitter.part_of(grown / 2)
 }
 
 #[cfg(test)]
@@ -265,8 +256,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::fault::Fault;
     use crate::domain::outcome::RejectedReason;
-    use crate::domain::reply::{Answer, Envelope, RetryAfter, Unanswered};
+    use crate::domain::reply::{Answer, Envelope, RetryAfter};
 
     const PROBE_MAX: Duration = Duration::from_secs(60);
 
@@ -282,23 +274,23 @@ mod tests {
     }
 
     /// What follows from calls of one merchant, each for an intent of its own, one a millisecond.
-    fn check(heard: &[Heard], order: Order) -> Breaker {
+    fn check(heard: &[EndpointSignal], order: Transition) -> Breaker {
         let mut breaker = Breaker::default();
-        let mut last = Order::None;
+        let mut last = Transition::None;
         for (number, heard) in (0_u32..).zip(heard) {
             let now = s(100.0) + Duration::from_millis(1) * number;
-            last = breaker.hear(*heard, &caller("one", number.into()), None, now, Roll::new(0.0));
+            last = breaker.hear(*heard, &caller("one", number.into()), None, now, Jitter::new(0.0));
         }
         assert_eq!(last, order, "{heard:?}");
         breaker
     }
 
     fn paused() -> Breaker {
-        check(&[Heard::Failed; 5], Order::Pause)
+        check(&[EndpointSignal::Failed; 5], Transition::Pause)
     }
 
-    fn hear(breaker: &mut Breaker, heard: Heard, probe: Option<Probe>, at: f64) -> Order {
-        breaker.hear(heard, &caller("one", 7), probe, s(at), Roll::new(0.999_999))
+    fn hear(breaker: &mut Breaker, heard: EndpointSignal, probe: Option<Probe>, at: f64) -> Transition {
+        breaker.hear(heard, &caller("one", 7), probe, s(at), Jitter::new(0.999_999))
     }
 
     fn probe(breaker: &mut Breaker, at: f64) -> Probe {
@@ -310,32 +302,41 @@ mod tests {
 
     #[test]
     fn five_calls_in_a_row_that_were_not_answered_pause_the_endpoint() {
-        use Heard::{Answered, Failed, LockedOut, Nothing};
-        check(&[Failed; 4], Order::None);
-        check(&[Failed; 5], Order::Pause);
-        check(&[Failed, Failed, Failed, Failed, Answered, Failed], Order::None);
-        check(&[Failed, Failed, Nothing, LockedOut, Failed, Failed, Failed], Order::Pause);
-        check(&[Answered; 50], Order::None);
-        check(&[LockedOut; 50], Order::None);
+        use EndpointSignal::{Answered, Failed, LockedOut, Nothing};
+        check(&[Failed; 4], Transition::None);
+        check(&[Failed; 5], Transition::Pause);
+        check(&[Failed, Failed, Failed, Failed, Answered, Failed], Transition::None);
+        check(&[Failed, Failed, Nothing, LockedOut, Failed, Failed, Failed], Transition::Pause);
+        check(&[Answered; 50], Transition::None);
+        check(&[LockedOut; 50], Transition::None);
     }
 
     #[test]
     fn only_an_answer_of_substance_speaks_for_an_endpoint() {
         let answered = |http_status, verdict: Verdict| {
-            let answer = Answer { http_status, retry_after: None, envelope: Envelope::Missing };
-            Heard::of(&Reply::Answered(answer), &verdict)
+            let answer = Answer { http_status, retry_after: None, fault: None, envelope: Envelope::Missing };
+            EndpointSignal::of(&Reply::Answered(answer), &verdict)
         };
         let later = RetryAfter::Seconds(1);
-        assert_eq!(Heard::of(&Reply::NeverSent(NeverSent::NotConnected), &Verdict::NeverSent), Heard::Failed);
-        assert_eq!(Heard::of(&Reply::NeverSent(NeverSent::NotBuilt), &Verdict::NeverSent), Heard::Nothing);
-        assert_eq!(Heard::of(&Reply::Unanswered(Unanswered::TimedOut), &Verdict::InDoubt), Heard::Failed);
-        assert_eq!(answered(500, Verdict::InDoubt), Heard::Failed);
-        assert_eq!(answered(429, Verdict::Busy(None)), Heard::Failed);
-        assert_eq!(answered(503, Verdict::Busy(Some(later))), Heard::Nothing);
-        assert_eq!(answered(401, Verdict::LockedOut), Heard::LockedOut);
-        assert_eq!(answered(500, Verdict::Refused(RejectedReason::InvalidRequest)), Heard::Answered);
-        assert_eq!(answered(200, Verdict::InDoubt), Heard::Answered);
-        assert_eq!(answered(200, Verdict::Busy(None)), Heard::Answered);
+        assert_eq!(
+            EndpointSignal::of(&Reply::NeverSent(NeverSent::NotConnected(Fault::Dns)), &Verdict::NeverSent),
+            EndpointSignal::Failed
+        );
+        assert_eq!(
+            EndpointSignal::of(&Reply::NeverSent(NeverSent::NotBuilt), &Verdict::NeverSent),
+            EndpointSignal::Nothing
+        );
+        assert_eq!(
+            EndpointSignal::of(&Reply::Unanswered(Fault::Timeout), &Verdict::InDoubt),
+            EndpointSignal::Failed
+        );
+        assert_eq!(answered(500, Verdict::InDoubt), EndpointSignal::Failed);
+        assert_eq!(answered(429, Verdict::Busy(None)), EndpointSignal::Failed);
+        assert_eq!(answered(503, Verdict::Busy(Some(later))), EndpointSignal::Nothing);
+        assert_eq!(answered(401, Verdict::LockedOut), EndpointSignal::LockedOut);
+        assert_eq!(answered(500, Verdict::Refused(RejectedReason::InvalidRequest)), EndpointSignal::Answered);
+        assert_eq!(answered(200, Verdict::InDoubt), EndpointSignal::Answered);
+        assert_eq!(answered(200, Verdict::Busy(None)), EndpointSignal::Answered);
     }
 
     #[test]
@@ -343,32 +344,37 @@ mod tests {
         let mut breaker = Breaker::default();
         for number in 0..100 {
             let of = caller("one", number % 2);
-            let order = breaker.hear(Heard::Failed, &of, None, s(number as f64), Roll::new(0.0));
-            assert_eq!(order, Order::None);
+            let order = breaker.hear(EndpointSignal::Failed, &of, None, s(number as f64), Jitter::new(0.0));
+            assert_eq!(order, Transition::None);
         }
     }
 
     #[test]
     fn one_merchants_trouble_pauses_nobody_while_another_is_answered() {
         let mut breaker = Breaker::default();
-        breaker.hear(Heard::Answered, &caller("two", 1), None, s(100.0), Roll::new(0.0));
+        breaker.hear(EndpointSignal::Answered, &caller("two", 1), None, s(100.0), Jitter::new(0.0));
         for number in 0..100 {
             let of = caller("one", number);
-            assert_eq!(breaker.hear(Heard::Failed, &of, None, s(101.0), Roll::new(0.0)), Order::None);
+            assert_eq!(
+                breaker.hear(EndpointSignal::Failed, &of, None, s(101.0), Jitter::new(0.0)),
+                Transition::None
+            );
         }
         // Once the other fails as well, nobody is answered any more.
-        let order = breaker.hear(Heard::Failed, &caller("two", 2), None, s(102.0), Roll::new(0.0));
-        assert_eq!(order, Order::Pause);
+        let order = breaker.hear(EndpointSignal::Failed, &caller("two", 2), None, s(102.0), Jitter::new(0.0));
+        assert_eq!(order, Transition::Pause);
     }
 
     #[test]
     fn a_merchant_that_was_answered_long_ago_tells_nothing() {
         let mut breaker = Breaker::default();
-        breaker.hear(Heard::Answered, &caller("two", 1), None, s(0.0), Roll::new(0.0));
-        let orders: Vec<Order> = (0..5)
-            .map(|number| breaker.hear(Heard::Failed, &caller("one", number), None, s(60.0), Roll::new(0.0)))
+        breaker.hear(EndpointSignal::Answered, &caller("two", 1), None, s(0.0), Jitter::new(0.0));
+        let orders: Vec<Transition> = (0..5)
+            .map(|number| {
+                breaker.hear(EndpointSignal::Failed, &caller("one", number), None, s(60.0), Jitter::new(0.0))
+            })
             .collect();
-        assert_eq!(orders.last(), Some(&Order::Pause));
+        assert_eq!(orders.last(), Some(&Transition::Pause));
     }
 
     #[test]
@@ -378,9 +384,9 @@ mod tests {
         let probe = probe(&mut breaker, 101.0);
         assert!(matches!(breaker.pass(s(101.0), PROBE_MAX), Pass::Wait { .. }));
         // What was called before the pause ends meanwhile.
-        assert_eq!(hear(&mut breaker, Heard::Failed, None, 102.0), Order::None);
+        assert_eq!(hear(&mut breaker, EndpointSignal::Failed, None, 102.0), Transition::None);
         assert!(matches!(breaker.pass(s(110.0), PROBE_MAX), Pass::Wait { .. }));
-        assert_eq!(hear(&mut breaker, Heard::Failed, Some(probe), 111.0), Order::None);
+        assert_eq!(hear(&mut breaker, EndpointSignal::Failed, Some(probe), 111.0), Transition::None);
         assert_eq!(breaker.next_probe(s(111.0)).map(|wait| wait.as_millis()), Some(999));
     }
 
@@ -389,8 +395,8 @@ mod tests {
         for by_probe in [true, false] {
             let mut breaker = paused();
             let probe = probe(&mut breaker, 130.004);
-            let order = hear(&mut breaker, Heard::Answered, by_probe.then_some(probe), 130.004);
-            assert_eq!(order, Order::Resume(s(30.0)));
+            let order = hear(&mut breaker, EndpointSignal::Answered, by_probe.then_some(probe), 130.004);
+            assert_eq!(order, Transition::Resume(s(30.0)));
             assert_eq!(breaker.pass(s(131.0), PROBE_MAX), Pass::Open);
         }
     }
@@ -402,7 +408,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             let probe = probe(&mut breaker, now);
-            hear(&mut breaker, Heard::Failed, Some(probe), now);
+            hear(&mut breaker, EndpointSignal::Failed, Some(probe), now);
             let wait = breaker.next_probe(s(now)).expect("it is paused");
             pauses.push((wait.as_secs_f64() * 10.0).round() / 10.0);
             now += wait.as_secs_f64() + 0.001;
@@ -414,13 +420,13 @@ mod tests {
     fn a_probe_that_told_nothing_or_never_came_back_frees_the_next() {
         let mut breaker = paused();
         let told_nothing = probe(&mut breaker, 101.0);
-        hear(&mut breaker, Heard::Nothing, Some(told_nothing), 101.0);
+        hear(&mut breaker, EndpointSignal::Nothing, Some(told_nothing), 101.0);
         let lost = probe(&mut breaker, 101.5);
         assert!(matches!(breaker.pass(s(161.0), PROBE_MAX), Pass::Wait { .. }));
         let next = probe(&mut breaker, 161.5);
         assert_ne!(lost, next);
         // The lost one comes back after all, and is not taken for the next.
-        hear(&mut breaker, Heard::Failed, Some(lost), 162.0);
+        hear(&mut breaker, EndpointSignal::Failed, Some(lost), 162.0);
         assert!(matches!(breaker.pass(s(170.0), PROBE_MAX), Pass::Wait { .. }));
     }
 
@@ -430,16 +436,23 @@ mod tests {
         /// Somebody wants to call.
         Pass,
         /// The oldest of those who are calling hears this.
-        Hear(Heard),
+        Hear(EndpointSignal),
     }
 
-    fn steps(heard: impl Strategy<Value = Heard> + Clone) -> impl Strategy<Value = Vec<(u64, u8, u8, Step)>> {
+    fn steps(
+        heard: impl Strategy<Value = EndpointSignal> + Clone,
+    ) -> impl Strategy<Value = Vec<(u64, u8, u8, Step)>> {
         let step = prop_oneof![Just(Step::Pass), heard.prop_map(Step::Hear)];
         prop::collection::vec((0_u64..3_000, 0_u8..3, 0_u8..6, step), 0..200)
     }
 
-    fn any_heard() -> impl Strategy<Value = Heard> + Clone {
-        prop_oneof![Just(Heard::Answered), Just(Heard::Failed), Just(Heard::Failed), Just(Heard::Nothing)]
+    fn any_heard() -> impl Strategy<Value = EndpointSignal> + Clone {
+        prop_oneof![
+            Just(EndpointSignal::Answered),
+            Just(EndpointSignal::Failed),
+            Just(EndpointSignal::Failed),
+            Just(EndpointSignal::Nothing)
+        ]
     }
 
     /// Plays these steps; whoever passes hears in the order of passing. Says how many probes ran at once at most.
@@ -458,8 +471,8 @@ mod tests {
                 Step::Hear(heard) => {
                     let probe = if calling.is_empty() { None } else { calling.remove(0) };
                     let of = caller(["one", "two", "three"][usize::from(*merchant)], (*intent).into());
-                    let order = breaker.hear(*heard, &of, probe, now, Roll::new(0.5));
-                    if let Order::Resume(_) = order {
+                    let order = breaker.hear(*heard, &of, probe, now, Jitter::new(0.5));
+                    if let Transition::Resume(_) = order {
                         // Their pause is over; what they hear later is no probe's word.
                         calling.iter_mut().for_each(|probe| *probe = None);
                     }
@@ -485,13 +498,13 @@ mod tests {
                 State::Closed { .. } => None,
                 State::Paused(paused) => paused.probing,
             } {
-                breaker.hear(Heard::Failed, &caller("one", 1), Some(probe), now, Roll::new(0.5));
+                breaker.hear(EndpointSignal::Failed, &caller("one", 1), Some(probe), now, Jitter::new(0.5));
             }
             now += PAUSE_MAX;
             match breaker.pass(now, PROBE_MAX) {
                 Pass::Open => {}
                 Pass::Probe(probe) => {
-                    breaker.hear(Heard::Answered, &caller("one", 1), Some(probe), now, Roll::new(0.5));
+                    breaker.hear(EndpointSignal::Answered, &caller("one", 1), Some(probe), now, Jitter::new(0.5));
                 }
                 Pass::Wait { .. } => prop_assert!(false, "nobody may find out after the longest pause"),
             }
@@ -500,7 +513,7 @@ mod tests {
 
         #[test]
         fn lock_outs_never_pause_an_endpoint(
-            steps in steps(prop_oneof![Just(Heard::Answered), Just(Heard::LockedOut), Just(Heard::Nothing)])
+            steps in steps(prop_oneof![Just(EndpointSignal::Answered), Just(EndpointSignal::LockedOut), Just(EndpointSignal::Nothing)])
         ) {
             let mut breaker = Breaker::default();
             let (now, _) = play(&mut breaker, &steps);
@@ -508,8 +521,8 @@ mod tests {
         }
 
         #[test]
-        fn no_pause_is_longer_than_the_longest(failures in 0_u32.., roll in 0.0_f64..1.0) {
-            let pause = pause(failures, Roll::new(roll));
+        fn no_pause_is_longer_than_the_longest(failures in 0_u32.., jitter in 0.0_f64..1.0) {
+            let pause = pause(failures, Jitter::new(jitter));
             prop_assert!(pause <= PAUSE_MAX && pause >= PAUSE_FIRST / 2);
         }
     }

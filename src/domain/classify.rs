@@ -1,14 +1,18 @@
 //! What the reply to a call means. Not yet what we do about it: attempts, delays and doubt are `decide`'s.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
-use super::codes::{Class, Codes, Known, ReplyCodes, Source};
+use super::codes::{Class, Classified, CodeSource, Codes, ReplyCodes};
+use super::digits;
 use super::history::{Item, LastReply};
 use super::intent::{Code, Kind};
 use super::outcome::{Learnt, PaymentStatus, RejectedReason};
 use super::paywall::{PhysicalStatus, PhysicalType};
 use super::reply::{
-    Answer, Envelope, PaymentBody, PaymentEnvelope, PhysicalEnvelope, PhysicalResult, Reply, RetryAfter,
+    Answer, Envelope, NeverSent, PaymentBody, PaymentEnvelope, PhysicalEnvelope, PhysicalResult, Reply,
+    RetryAfter,
 };
 use super::step::Order;
 
@@ -63,19 +67,28 @@ pub struct Facts {
     pub learnt: Learnt,
 }
 
-/// The codes of a reply, as the letter remembers them.
+/// The codes of a reply, or how it failed to come, as the letter remembers it. A number that is too long for a code is
+/// none: what the gateway writes there may be anything, and it is repeated in headers and logs.
 pub fn codes_of(reply: &Reply) -> LastReply {
-    let Reply::Answered(answer) = reply else { return LastReply::default() };
-    let mut last = LastReply { http_status: Some(answer.http_status), ..LastReply::default() };
+    let answer = match reply {
+        Reply::NeverSent(NeverSent::NotBuilt) => return LastReply::default(),
+        Reply::NeverSent(NeverSent::NotConnected(fault)) | Reply::Unanswered(fault) => {
+            return LastReply { fault: Some(*fault), ..LastReply::default() };
+        }
+        Reply::Answered(answer) => answer,
+    };
+    let http_status = Some(answer.http_status);
+    let mut last = LastReply { http_status, fault: answer.fault, ..LastReply::default() };
+    let code = |number: Option<i64>| number.filter(|number| !digits::is_long(*number));
     match &answer.envelope {
         Envelope::Missing => {}
         Envelope::Physical(envelope) => {
-            last.error_code = envelope.error_code;
+            last.error_code = code(envelope.error_code);
             last.client_message.clone_from(&envelope.client_message);
         }
         Envelope::Payment(envelope) => {
-            last.error_code = envelope.error_code;
-            last.error_code_type = envelope.error_code_type;
+            last.error_code = code(envelope.error_code);
+            last.error_code_type = code(envelope.error_code_type);
         }
     }
     last
@@ -103,6 +116,36 @@ pub fn classify(order: &Order, reply: &Reply, codes: &Codes) -> Verdict {
     }
 }
 
+/// Which rule reads this reply, in one word: of the code table or the configuration where one knows its codes, else what
+/// the reply is judged by.
+pub fn rule_of(kind: Kind, reply: &Reply, verdict: &Verdict, last: &LastReply, codes: &Codes) -> String {
+    let answer = match reply {
+        Reply::NeverSent(NeverSent::NotBuilt) => return "not_built".to_owned(),
+        Reply::NeverSent(NeverSent::NotConnected(fault)) | Reply::Unanswered(fault) => {
+            return format!("fault:{}", fault.as_str());
+        }
+        Reply::Answered(answer) => answer,
+    };
+    match verdict {
+        Verdict::Done(_) | Verdict::Ordered(_) | Verdict::OrderedBatch(..) => return "success".to_owned(),
+        Verdict::Refused(_)
+        | Verdict::RefusedByState(_)
+        | Verdict::NeverSent
+        | Verdict::Busy(_)
+        | Verdict::InDoubt
+        | Verdict::LockedOut
+        | Verdict::NotConfigured => {}
+    }
+    match known_by(kind, answer.http_status, last, codes) {
+        // Its codes would have been read otherwise, had its fields not contradicted each other.
+        Some(known) if *verdict == Verdict::InDoubt && known.class != Class::InDoubt => {
+            "contradiction".to_owned()
+        }
+        Some(known) => known.source.to_string(),
+        None => format!("http:{}", answer.http_status),
+    }
+}
+
 /// Whether the last reply said that our keys or addresses were not accepted: what a letter, whose budget is
 /// spent, gives as the obstacle.
 pub fn was_locked_out(kind: Kind, last: &LastReply, codes: &Codes) -> bool {
@@ -117,7 +160,7 @@ pub fn was_locked_out(kind: Kind, last: &LastReply, codes: &Codes) -> bool {
 }
 
 /// What the codes of a reply are known to mean. Under an HTTP status that decides by itself no other code speaks.
-fn known_by(kind: Kind, http_status: u16, last: &LastReply, codes: &Codes) -> Option<Known> {
+fn known_by(kind: Kind, http_status: u16, last: &LastReply, codes: &Codes) -> Option<Classified> {
     let by_itself = decides_by_itself(http_status);
     codes.class(
         kind.api(),
@@ -248,21 +291,18 @@ fn read_payment_success(order: &Order, body: Option<&PaymentBody>) -> Reading {
 /// What the reply to a batch says of each payment that was called.
 fn read_receipt(called: &[(usize, Code, jiff::civil::Date)], body: &PaymentBody) -> Verdict {
     let results = body.payment_results.as_deref().unwrap_or_default();
+    // Named once with another status than 1 is named so, however often it is named besides.
+    let mut named: BTreeMap<&str, Item> = BTreeMap::new();
+    for result in results {
+        let Some(code) = result.merchant_unique_code.as_deref() else { continue };
+        let item = named.entry(code).or_insert(Item::Ordered);
+        if result.status != Some(1) {
+            *item = Item::Named;
+        }
+    }
     let items = called
         .iter()
-        .map(|(index, code, _)| {
-            let named: Vec<Option<i64>> = results
-                .iter()
-                .filter(|result| result.merchant_unique_code.as_deref() == Some(code.as_str()))
-                .map(|result| result.status)
-                .collect();
-            let item = match named.as_slice() {
-                [] => Item::Doubt,
-                statuses if statuses.iter().all(|status| *status == Some(1)) => Item::Ordered,
-                _other_statuses => Item::Named,
-            };
-            (*index, item)
-        })
+        .map(|(index, code, _)| (*index, named.get(code.as_str()).copied().unwrap_or(Item::Doubt)))
         .collect();
     let learnt = Learnt {
         bulk_payment_id: results.iter().find_map(|result| result.bulk_payment_id),
@@ -298,26 +338,32 @@ fn by_codes(kind: Kind, answer: &Answer, last: &LastReply, codes: &Codes) -> Ver
     };
     match answer.http_status {
         401 | 403 => Verdict::LockedOut,
-        408 | 425 | 429 => Verdict::Busy(answer.retry_after),
-        503 if answer.retry_after.is_some() => Verdict::Busy(answer.retry_after),
+        408 | 425 | 429 => busy(answer.retry_after),
+        // That it wants to be asked later is enough; when, it need not say so that we can read it.
+        503 if answer.retry_after.is_some() => busy(answer.retry_after),
         status if is_wrong_address(status) && !has_envelope => Verdict::LockedOut,
         _anything_else => Verdict::InDoubt,
     }
 }
 
-fn by_class(kind: Kind, known: Known, retry_after: Option<RetryAfter>) -> Verdict {
+/// Surely not done, says the gateway. A `Retry-After` that cannot be read gives the usual delay.
+fn busy(retry_after: Option<RetryAfter>) -> Verdict {
+    Verdict::Busy(retry_after.filter(|wish| *wish != RetryAfter::Unreadable))
+}
+
+fn by_class(kind: Kind, known: Classified, retry_after: Option<RetryAfter>) -> Verdict {
     match (kind, known.class) {
         // Every refusal of a rollback may have been caused by an earlier copy's call. Why it was refused, the
         // page does not say by a code; so the reason is the one that a rule declares, or the page's first rule.
         (Kind::SyncCancelRollback, Class::Refused(reason) | Class::RefusedByState(reason)) => {
             Verdict::RefusedByState(match known.source {
-                Source::Rule => reason,
-                Source::Table => RejectedReason::RollbackWindow,
+                CodeSource::Rule(_) => reason,
+                CodeSource::Integer(_) | CodeSource::Message(_) => RejectedReason::RollbackWindow,
             })
         }
         (_, Class::Refused(reason)) => Verdict::Refused(reason),
         (_, Class::RefusedByState(reason)) => Verdict::RefusedByState(reason),
-        (_, Class::Busy) => Verdict::Busy(retry_after),
+        (_, Class::Busy) => busy(retry_after),
         (_, Class::InDoubt) => Verdict::InDoubt,
         (_, Class::LockedOut) => Verdict::LockedOut,
         (_, Class::NotConfigured) => Verdict::NotConfigured,

@@ -7,6 +7,7 @@
 //! No code means success, whoever declares it: success is read from the whole reply, not from its code.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::LazyLock;
 
 use crate::domain::intent::{Api, Kind};
@@ -72,20 +73,33 @@ pub struct ReplyCodes<'a> {
 
 /// A class, and who says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct Classified {
     /// What the reply means.
     pub class: Class,
     /// Who says so.
-    pub source: Source,
+    pub source: CodeSource,
 }
 
 /// Who says what a code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The operator, by a rule of the configuration.
-    Rule,
-    /// Our table.
-    Table,
+pub enum CodeSource {
+    /// The operator, by the rule of the configuration that stands there, counted from 1.
+    Rule(usize),
+    /// The row of our table for this integer.
+    Integer(i64),
+    /// The row of our table for this fixed word, or for what it begins with and `*`.
+    Message(&'static str),
+}
+
+/// The word of the header `cancel-rule`.
+impl fmt::Display for CodeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CodeSource::Rule(number) => write!(f, "config:{number}"),
+            CodeSource::Integer(code) => write!(f, "code:{code}"),
+            CodeSource::Message(text) => write!(f, "client_message:{text}"),
+        }
+    }
 }
 
 /// Why a word and a reason do not make a [`Class`].
@@ -115,11 +129,11 @@ impl Codes {
     ///
     /// Whether the reply is a success at all, and what its HTTP status decides by itself, is the caller's to
     /// know first.
-    pub fn class(&self, api: Api, kind: Kind, codes: &ReplyCodes) -> Option<Known> {
-        let declared = self.rules.iter().find(|rule| rule.matches(api, kind, codes));
+    pub fn class(&self, api: Api, kind: Kind, codes: &ReplyCodes) -> Option<Classified> {
+        let declared = (1..).zip(&self.rules).find(|(_, rule)| rule.matches(api, kind, codes));
         match declared {
-            Some(rule) => Some(Known { class: rule.class, source: Source::Rule }),
-            None => default_class(api, codes).map(|class| Known { class, source: Source::Table }),
+            Some((number, rule)) => Some(Classified { class: rule.class, source: CodeSource::Rule(number) }),
+            None => known_by_table(api, codes),
         }
     }
 }
@@ -180,12 +194,18 @@ impl Class {
 
 /// Fixed words are the Physical API's alone, and say more than its integer: the word decides where the table
 /// knows it.
-fn default_class(api: Api, codes: &ReplyCodes) -> Option<Class> {
+fn known_by_table(api: Api, codes: &ReplyCodes) -> Option<Classified> {
     let of_message = match api {
-        Api::Physical => codes.client_message.and_then(default_class_of_message),
+        Api::Physical => codes.client_message.and_then(row_of_message),
         Api::Private | Api::Payment => None,
     };
-    of_message.or_else(|| codes.error_code.and_then(default_class_of_integer))
+    let of_integer = || {
+        let code = codes.error_code?;
+        Some(Classified { class: default_class_of_integer(code)?, source: CodeSource::Integer(code) })
+    };
+    of_message
+        .map(|(text, class)| Classified { class, source: CodeSource::Message(text) })
+        .or_else(of_integer)
 }
 
 /// The class of an integer `ErrorCode` by the table, for every API alike; `None` for a number that it lacks, and
@@ -196,14 +216,23 @@ pub fn default_class_of_integer(code: i64) -> Option<Class> {
 
 /// The class of a fixed word `ClientMessage` by the table: a word's own row, else the pattern that speaks for it.
 pub fn default_class_of_message(text: &str) -> Option<Class> {
-    let by_pattern =
-        || MESSAGES.patterns.iter().find(|(prefix, _)| text.starts_with(prefix)).map(|(_, class)| *class);
-    MESSAGES.own.get(text).copied().or_else(by_pattern)
+    row_of_message(text).map(|(_, class)| class)
+}
+
+fn row_of_message(text: &str) -> Option<(&'static str, Class)> {
+    let own = MESSAGES.own.get_key_value(text).map(|(row, class)| (*row, *class));
+    let by_pattern = || {
+        let begins = |row: &&(&'static str, Class)| {
+            row.0.strip_suffix('*').is_some_and(|prefix| text.starts_with(prefix))
+        };
+        MESSAGES.patterns.iter().find(begins).copied()
+    };
+    own.or_else(by_pattern)
 }
 
 struct Messages {
     own: BTreeMap<&'static str, Class>,
-    /// What a word begins with, its dot included. No pattern begins like another, so their order means nothing.
+    /// What a word begins with, its dot included, and `*`. No pattern begins like another, so their order means nothing.
     patterns: Vec<(&'static str, Class)>,
 }
 
@@ -225,7 +254,7 @@ static MESSAGES: LazyLock<Messages> = LazyLock::new(|| {
     for row in rows(MESSAGES_TSV) {
         let text = cell(&row, "text");
         match text.strip_suffix('*') {
-            Some(prefix) => messages.patterns.push((prefix, class_of(&row))),
+            Some(_prefix) => messages.patterns.push((text, class_of(&row))),
             None => {
                 messages.own.insert(text, class_of(&row));
             }

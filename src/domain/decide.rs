@@ -15,7 +15,7 @@ use super::outcome::{
 };
 use super::policy::Policy;
 use super::reply::RetryAfter;
-use super::retry::{Roll, elapsed, later};
+use super::retry::{Jitter, elapsed, later};
 use super::same_day;
 
 mod batch;
@@ -34,7 +34,7 @@ pub struct Decision {
 /// What becomes of the letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Its story is over.
+    /// Nothing follows.
     Done,
     /// It waits in a delay queue; `history.due` says until when.
     Wait(Waiting),
@@ -59,7 +59,7 @@ pub enum Waiting {
     NotConfigured,
     /// The endpoint is known to be down.
     EndpointDown,
-    /// The gateway wished to be asked later, in a reply to another letter of this merchant.
+    /// The gateway asked for a later call, in a reply to another letter of this merchant.
     SlowedDown,
     /// As much is asked of the API already as it is allowed to be asked.
     NoRoom,
@@ -123,8 +123,8 @@ pub struct Moment<'a> {
     pub policy: &'a Policy,
     /// When the step's call or look ended.
     pub now: Timestamp,
-    /// One throw of the dice.
-    pub roll: Roll,
+    /// The jitter of its delay.
+    pub jitter: Jitter,
 }
 
 /// What a call's verdict leads to. `called` are the indices of the payments that a batch's call named.
@@ -138,8 +138,13 @@ pub fn decide_verdict(
 ) -> Decision {
     let mut history = history.clone();
     match verdict {
-        // Nothing reached the gateway, or nothing but its door: no attempt is burned.
-        Verdict::NeverSent => {}
+        // Nothing reached the gateway, or nothing but its lock-out: no attempt is burned.
+        Verdict::NeverSent => {
+            // What could not even be tried says nothing about the try before.
+            if last.fault.is_some() {
+                history.last = last;
+            }
+        }
         Verdict::LockedOut => history.last = last,
         Verdict::Done(_)
         | Verdict::Ordered(_)
@@ -180,7 +185,7 @@ pub fn decide_verdict(
         }
         Verdict::NeverSent => {
             let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::ToCallAgain, moment)
         }
         Verdict::InDoubt => {
@@ -191,7 +196,7 @@ pub fn decide_verdict(
         }
         Verdict::LockedOut => {
             let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::LockedOut, moment)
         }
         Verdict::NotConfigured => {
@@ -199,7 +204,7 @@ pub fn decide_verdict(
             if history.attempts >= moment.policy.attempts_max {
                 return spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
             }
-            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.roll);
+            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.jitter);
             wait_for(history, wait, Waiting::NotConfigured, moment)
         }
     }
@@ -220,6 +225,7 @@ pub fn decide_findings(
         Findings::Items(items) => return batch::decide_findings(intent, history, items, asked_at, moment),
     };
     history.shown = Some(evidence.shown);
+    history.last.rule = Some(rule_of_evidence(evidence.shown));
     let asked = Asked { at: asked_at, called_at: history.called_at };
     let meaning = match intent.kind() {
         Kind::AsyncCancel => async_cancel(&history, evidence.shown),
@@ -230,6 +236,11 @@ pub fn decide_findings(
         Kind::ApmProvisionCancel => apm(evidence.shown),
     };
     follow(intent, history, meaning, evidence, asked, moment)
+}
+
+/// The word for the row of the evidence table that a look was read by.
+fn rule_of_evidence(shown: Shown) -> String {
+    format!("evidence:{}", shown.as_str())
 }
 
 /// What is said of a letter that nobody can help any more: by phase and doubt it is one or the other.
@@ -250,7 +261,7 @@ pub fn wait_untried(history: &History, until: Timestamp, why: Waiting, moment: M
     wait_for(history.clone(), wait, why, moment)
 }
 
-/// The letter waits behind a shut door; `last` is what the gateway said there, to somebody else perhaps.
+/// The letter waits for the end of a lock-out; `last` is what the gateway said, perhaps to another letter.
 pub fn wait_locked_out(history: &History, last: LastReply, until: Timestamp, moment: Moment<'_>) -> Decision {
     wait_untried(&History { last, ..history.clone() }, until, Waiting::LockedOut, moment)
 }
@@ -314,23 +325,14 @@ pub(super) fn unresolved(
     policy: &Policy,
     now: Timestamp,
 ) -> Decision {
-    let late_and_uncalled = history.attempts == 0
-        && match intent.kind() {
-            Kind::BatchCancel => {
-                intent.items().iter().any(|item| same_day::is_over(Kind::BatchCancel, item.date, policy, now))
-            }
-            Kind::AsyncCancel
-            | Kind::SyncCancelRollback
-            | Kind::TransactionCancel
-            | Kind::ApmProvisionCancel => same_day::is_over_for(intent, policy, now),
-        };
-    let reason = if late_and_uncalled {
-        UnresolvedReason::DeadlinePassed
-    } else if history.shown == Some(Shown::Contradictory) {
-        UnresolvedReason::ContradictingEvidence
-    } else {
-        UnresolvedReason::NoEvidence
-    };
+    let is_contradicted = history.shown == Some(Shown::Contradictory);
+    let own =
+        if is_contradicted { UnresolvedReason::ContradictingEvidence } else { UnresolvedReason::NoEvidence };
+    if intent.kind() == Kind::BatchCancel {
+        return batch::unresolved(intent, history.clone(), own, policy, now);
+    }
+    let late_and_uncalled = history.attempts == 0 && same_day::is_over_for(intent, policy, now);
+    let reason = if late_and_uncalled { UnresolvedReason::DeadlinePassed } else { own };
     give_up(intent, history, DeadReason::Unresolved(reason))
 }
 
@@ -552,7 +554,7 @@ fn follow(
             if history.attempts >= moment.policy.attempts_max {
                 return spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
             }
-            let wait = moment.policy.tiers.after_tries(history.attempts, moment.roll);
+            let wait = moment.policy.tiers.after_tries(history.attempts, moment.jitter);
             wait_for(history, wait, Waiting::ToCallAgain, moment)
         }
         Meaning::Withdrawn | Meaning::Rejected(_) | Meaning::NotDone => {
@@ -621,7 +623,7 @@ fn ask_again(history: History, not_after: Option<Timestamp>, moment: Moment<'_>)
     let policy = moment.policy;
     let wait = match history.asked {
         0 => policy.tiers.shortest().length,
-        asked => policy.tiers.after_tries(asked, moment.roll),
+        asked => policy.tiers.after_tries(asked, moment.jitter),
     };
     ask_after(history, wait, not_after, moment)
 }
@@ -646,10 +648,10 @@ fn first_look(kind: Kind, policy: &Policy) -> Duration {
     }
 }
 
-/// Waits to call again, as long as the attempts so far say, or as the gateway wishes within our bounds.
+/// Waits to call again, as long as the attempts so far say, or as the gateway asks within our bounds.
 fn wait_to_call(history: History, retry_after: Option<RetryAfter>, moment: Moment<'_>) -> Decision {
     let policy = moment.policy;
-    let wait = policy.tiers.after_tries(history.attempts, moment.roll);
+    let wait = policy.tiers.after_tries(history.attempts, moment.jitter);
     let wished = retry_after
         .map_or(Duration::ZERO, |retry_after| retry_after.wait(moment.now, policy.retry_after_max));
     wait_for(history, wait.max(wished), Waiting::ToCallAgain, moment)

@@ -1,6 +1,8 @@
 //! What an inquiry's reply shows to be true (`paywall.md` §7): facts, never what we wish were true.
 
 use super::codes::{Class, Codes, ReplyCodes};
+use super::fault::Fault;
+use super::history::Looked;
 use super::intent::Kind;
 use super::outcome::{Learnt, PaymentStatus, RejectedReason};
 use super::paywall::{ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType};
@@ -112,6 +114,17 @@ pub enum Findings {
     Payment(Evidence),
     /// Of those payments of a batch that were asked for: each one's index in the intent.
     Items(Vec<(usize, Evidence)>),
+}
+
+impl Findings {
+    /// Whether the look was answered; `fault` is how the last of its requests failed that did.
+    pub fn looked(&self, fault: Option<Fault>) -> Looked {
+        let is_unanswered = match self {
+            Findings::Payment(evidence) => evidence.shown == Shown::Unanswered,
+            Findings::Items(items) => items.iter().all(|(_, evidence)| evidence.shown == Shown::Unanswered),
+        };
+        if is_unanswered { Looked::Failed(fault) } else { Looked::Answered }
+    }
 }
 
 /// What the reply to a look shows.

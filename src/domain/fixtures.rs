@@ -14,7 +14,7 @@ use super::history::{Doubt, History, Item, Phase};
 use super::intent::{BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target};
 use super::outcome::{Outcome, Status, Subject};
 use super::policy::Policy;
-use super::retry::{Roll, Tier, Tiers};
+use super::retry::{Jitter, Tier, Tiers};
 
 /// The payment that every intent of the tests is about.
 pub(super) const OURS: Uuid = Uuid::from_u128(0x11);
@@ -63,7 +63,7 @@ pub(super) fn code(text: &str) -> Code {
 }
 
 /// The intent of a kind, requested at noon; a batch of three payments.
-pub(super) fn intent(kind: Kind) -> CancelIntent {
+pub(crate) fn intent(kind: Kind) -> CancelIntent {
     let target = match kind {
         Kind::AsyncCancel => Target::AsyncCancel { payment_request_id: OURS },
         Kind::SyncCancelRollback => {
@@ -109,15 +109,15 @@ pub(super) fn items(text: &str) -> Vec<Item> {
     text.chars().map(|c| Item::from_char(c).unwrap()).collect()
 }
 
-/// With dice that always fall on the shorter wait.
+/// With jitter that always fall on the shorter wait.
 pub(super) fn moment(policy: &Policy, now: Timestamp) -> Moment<'_> {
-    Moment { policy, now, roll: Roll::new(0.0) }
+    Moment { policy, now, jitter: Jitter::new(0.0) }
 }
 
 /// A decision in one line: what is told, then what becomes of the letter, then a batch's items.
 ///
 /// `accepted; settle: to_ask in 1s` · `0:cancelled + closed; done [C]` · `unresolved/no_evidence; dead no_evidence`
-pub(super) fn story(decision: &Decision, now: Timestamp) -> String {
+pub(super) fn summary(decision: &Decision, now: Timestamp) -> String {
     let told: Vec<String> = decision.outcomes.iter().map(told).collect();
     let history = &decision.history;
     let then = match decision.then {

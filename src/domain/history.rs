@@ -4,7 +4,9 @@
 use jiff::Timestamp;
 
 use super::evidence::Shown;
+use super::fault::Fault;
 use super::outcome::{RejectedReason, StatusName};
+use super::step::Question;
 
 /// What a letter may do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,10 +129,10 @@ impl Item {
     }
 }
 
-/// The codes of the last reply to a call. Codes only: never the gateway's text.
+/// The codes of the last reply to a call, or how the last try failed. Codes only: never the gateway's text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LastReply {
-    /// The HTTP status code; `None` when no call was answered yet.
+    /// The HTTP status code; `None` when the last call was not answered, or none was made yet.
     pub http_status: Option<u16>,
     /// `ErrorCode`.
     pub error_code: Option<i64>,
@@ -138,6 +140,19 @@ pub struct LastReply {
     pub error_code_type: Option<i64>,
     /// `ClientMessage`, a fixed code.
     pub client_message: Option<String>,
+    /// How the last try to reach the gateway failed, a call or a look; `None` where it was answered.
+    pub fault: Option<Fault>,
+    /// Which rule read the last reply, to a call or to a look.
+    pub rule: Option<String>,
+}
+
+/// Whether a look was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// Something of it was.
+    Answered,
+    /// Nothing of it was: this is how the last of its tries failed, where no reply came that could be read.
+    Failed(Option<Fault>),
 }
 
 /// What was done to a letter before.
@@ -200,6 +215,30 @@ impl History {
     /// The payments of a batch that are to be called.
     pub fn to_call(&self) -> impl Iterator<Item = usize> {
         (0..self.items.len()).filter(|index| self.items[*index] == Item::ToCall)
+    }
+
+    /// The history after a look. One that failed tells how the last try failed, and leaves the codes of the last reply
+    /// to a call; one that was answered takes back what a failed look before it told.
+    pub fn looked(&self, looked: Looked) -> History {
+        let mut history = self.clone();
+        match looked {
+            Looked::Failed(Some(fault)) => history.last.fault = Some(fault),
+            // A reply came that tells nothing.
+            Looked::Failed(None) => {}
+            Looked::Answered if history.shown == Some(Shown::Unanswered) => history.last.fault = None,
+            Looked::Answered => {}
+        }
+        history
+    }
+
+    /// How many looks make a round, in which every payment is asked for once: one, or as many as a batch takes.
+    pub fn looks_per_round(&self) -> u32 {
+        u32::try_from(self.items.len().div_ceil(Question::BATCH_LEN_MAX)).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// How many whole rounds of looks were made: what `inquiry.asks_max` and the schedule count.
+    pub fn rounds(&self) -> u32 {
+        self.asked / self.looks_per_round()
     }
 
     /// Whether an event of this status has been announced for the intent as a whole.

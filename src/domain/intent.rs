@@ -1,4 +1,4 @@
-//! A valid cancel intent: somebody's wish that one payment (or one batch) be cancelled.
+//! A valid cancel intent: somebody asks for one payment (or one batch) to be cancelled.
 //!
 //! What is here has been parsed already; nothing past `wire` checks it again.
 
@@ -43,7 +43,7 @@ impl fmt::Display for Api {
     }
 }
 
-/// What kind of cancellation is wished. Each kind has one lane, one endpoint and one inquiry.
+/// What kind of cancellation is asked for. Each kind has one lane, one endpoint and one inquiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// Order a terminal to cancel a sale.
@@ -109,7 +109,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names one wish for one payment (or batch), once. Never nil.
+/// Names one intent for one payment (or batch), once. Never nil.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IntentId(Uuid);
 
@@ -192,7 +192,7 @@ impl fmt::Display for Code {
 }
 
 /// One payment of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchPayment {
     /// The code that the merchant gave the payment.
     pub merchant_unique_code: Code,
@@ -201,7 +201,7 @@ pub struct BatchPayment {
 }
 
 /// The payments of a batch: 1 to 500, no code twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchPayments(Vec<BatchPayment>);
 
 impl BatchPayments {
@@ -240,8 +240,8 @@ pub enum BatchFault {
     },
 }
 
-/// What the wish is about, by kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the intent is about, by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// [`Kind::AsyncCancel`].
     AsyncCancel {
@@ -292,11 +292,11 @@ impl Target {
 }
 
 /// A valid cancel intent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CancelIntent {
-    /// Names the wish.
+    /// Names the intent.
     pub id: IntentId,
-    /// When the order system wished it.
+    /// When the order system asked for it.
     pub requested_at: Timestamp,
     /// Whose keys are used.
     pub merchant: MerchantName,
@@ -305,7 +305,7 @@ pub struct CancelIntent {
 }
 
 impl CancelIntent {
-    /// The kind of the wish.
+    /// The kind of the intent.
     pub fn kind(&self) -> Kind {
         self.target.kind()
     }

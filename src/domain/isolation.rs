@@ -28,7 +28,7 @@ pub enum Room {
 pub enum Trace {
     /// The letter was handed out for the first time, or this process knows what became of it.
     None,
-    /// It was handed out before and not settled, or its story panicked: it may be what did it.
+    /// It was handed out before and not settled, or its step panicked: it may be what did it.
     Suspect,
 }
 

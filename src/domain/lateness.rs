@@ -25,7 +25,7 @@ const LOTS_LEN_MAX: usize = 64;
 
 /// What is called late, and what is called stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct LatenessLimits {
     /// A letter that comes back so long after its time is late; of a delay longer than twenty times this, one that
     /// is late by more than a twentieth of the delay.
     pub late_after: Duration,
@@ -36,9 +36,9 @@ pub struct Limits {
     pub told_every: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for LatenessLimits {
+    fn default() -> LatenessLimits {
+        LatenessLimits {
             late_after: Duration::from_secs(5),
             stuck_after: Duration::from_secs(200),
             told_every: Duration::from_secs(600),
@@ -145,7 +145,7 @@ pub enum Alarmed {
 /// All tiers.
 #[derive(Debug)]
 pub struct Lateness {
-    limits: Limits,
+    limits: LatenessLimits,
     tiers: BTreeMap<String, State>,
 }
 
@@ -186,7 +186,7 @@ struct Alarm {
 
 impl Lateness {
     /// Nothing has gone yet.
-    pub fn new(tiers: &Tiers, limits: Limits) -> Lateness {
+    pub fn new(tiers: &Tiers, limits: LatenessLimits) -> Lateness {
         let state = |tier: &Tier| State {
             tier: tier.clone(),
             away: BTreeMap::new(),
@@ -281,7 +281,7 @@ impl Lateness {
 
 impl State {
     /// How late a letter of this tier may be: a part of its wait, and the time that those before it take.
-    fn allowed(&self, limits: &Limits) -> Duration {
+    fn allowed(&self, limits: &LatenessLimits) -> Duration {
         let waiting = self.away_max.max(self.waiting[0]).max(self.waiting[1]);
         let burst = Duration::from_millis(waiting * 1_000 / RETURNS_PER_S);
         limits.late_after.max(self.tier.length / 20).saturating_add(burst)
@@ -300,7 +300,7 @@ impl State {
         })
     }
 
-    fn looked(&mut self, seen: &Seen, limits: &Limits, now: Timestamp) -> Option<News> {
+    fn looked(&mut self, seen: &Seen, limits: &LatenessLimits, now: Timestamp) -> Option<News> {
         let waiting = seen.waiting.get(&self.tier.name).copied().unwrap_or_default();
         self.waiting = [self.waiting[1], self.away_max.max(waiting.into())];
         self.away_max = self.away_len();
@@ -334,11 +334,11 @@ impl State {
     }
 
     /// Whether it is to be told: an alarm is news when it is raised, and once in a while as long as it lasts.
-    fn raise(&mut self, what: Alarmed, limits: &Limits, now: Timestamp) -> bool {
+    fn raise(&mut self, what: Alarmed, limits: &LatenessLimits, now: Timestamp) -> bool {
         let (since, is_news) = match self.alarm {
             None => (now, true),
             Some(alarm) => {
-                // What was stuck comes late: that is how it mends, and no news.
+                // What was stuck comes late: that is how it fixes, and no news.
                 let is_worse = alarm.what == Alarmed::Late && what == Alarmed::Stuck;
                 (alarm.since, is_worse || elapsed(alarm.told_at, now) >= limits.told_every)
             }
@@ -374,7 +374,7 @@ mod tests {
     fn lateness() -> Lateness {
         let tier = |seconds, name: &str| Tier { length: Duration::from_secs(seconds), name: name.to_owned() };
         let tiers = Tiers::try_new(vec![tier(10, "10s"), tier(3_600, "1h")]).expect("valid");
-        Lateness::new(&tiers, Limits::default())
+        Lateness::new(&tiers, LatenessLimits::default())
     }
 
     fn hop(tier: &str, due: i64) -> Hop {
@@ -495,7 +495,7 @@ mod tests {
         lateness.gone(&hop("10s", 10));
         assert_eq!(look(&mut lateness, 220), [stuck(210, 1)]);
         lateness.back(&hop("10s", 10), at(223));
-        assert_eq!(look(&mut lateness, 230), [], "that it comes late is how it mends");
+        assert_eq!(look(&mut lateness, 230), [], "that it comes late is how it fixes");
         assert_eq!(look(&mut lateness, 240), [on_time_again(20)]);
     }
 

@@ -1,5 +1,5 @@
-//! What holds for every story that a letter can have, whatever the gateway says and whenever the broker hands it
-//! out again. A story is stepped from plan to decision in virtual time; what the laws need to know of it is kept
+//! What holds for every life that a letter can have, whatever the gateway says and whenever the broker hands it
+//! out again. A life is stepped from plan to decision in virtual time; what the laws need to know of it is kept
 //! beside it, by other means than the code that they judge.
 
 use std::collections::BTreeSet;
@@ -11,20 +11,20 @@ use proptest::prelude::*;
 use super::classify::{Facts, Verdict};
 use super::decide::{Decision, Moment, Then, decide_findings, decide_verdict};
 use super::evidence::{Evidence, Findings, Shown};
-use super::fixtures::{DAY, MIDNIGHT, at, batch, fresh, intent, policy, same_day_policy, story};
+use super::fixtures::{DAY, MIDNIGHT, at, batch, fresh, intent, policy, same_day_policy, summary};
 use super::history::{Doubt, History, Item, LastReply, Phase};
 use super::intent::{CancelIntent, Kind};
 use super::outcome::{Learnt, RejectedReason, Status, StatusName, Subject};
 use super::plan::{Plan, plan, redelivered};
 use super::policy::Policy;
 use super::reply::RetryAfter;
-use super::retry::{Roll, later};
+use super::retry::{Jitter, later};
 use super::same_day;
 use super::step::{Order, Question};
 
-/// Far more steps than any story may have.
+/// Far more steps than any life may have.
 const STEPS_MAX: usize = 5_000;
-/// So often the broker may hand a letter out again in one story.
+/// So often the broker may hand a letter out again in one life.
 const REDELIVERIES_MAX: u32 = 4;
 
 /// What may come of a call, before it is fitted to the kind.
@@ -55,7 +55,7 @@ const WORDS: [Word; 10] = [
     Word::NotConfigured,
 ];
 
-/// One world: what the gateway is in the mood to say, and when the story begins.
+/// One world: what the gateway is in the mood to say, and when the life begins.
 #[derive(Debug, Clone)]
 struct World {
     kind: Kind,
@@ -121,7 +121,7 @@ struct Ghost {
     terminal: Option<Status>,
 }
 
-struct Story {
+struct Life {
     intent: CancelIntent,
     policy: Policy,
     history: History,
@@ -134,8 +134,8 @@ struct Story {
     log: Vec<String>,
 }
 
-impl Story {
-    fn begin(world: &World) -> Story {
+impl Life {
+    fn begin(world: &World) -> Life {
         let mut intent = match world.kind {
             Kind::BatchCancel => {
                 // Payments of two days, so that midnight comes between them.
@@ -156,7 +156,7 @@ impl Story {
         let policy = Policy { asks_max: world.asks_max, ..base };
         let history = History { first_seen: begins, ..fresh(&intent) };
         let ghosts = vec![Ghost::default(); intent.items().len().max(1)];
-        Story {
+        Life {
             intent,
             policy,
             history,
@@ -196,7 +196,7 @@ impl Story {
         }
     }
 
-    /// One delivery. `true` when the story has ended.
+    /// One delivery. `true` when the life has ended.
     fn step(&mut self, world: &World, chance: &mut Chance) -> Result<bool, TestCaseError> {
         let before = self.history.clone();
         if self.redeliveries < REDELIVERIES_MAX && chance.below(100) < world.redelivered_percent {
@@ -205,21 +205,21 @@ impl Story {
         // Now and then the broker brings it back too early.
         if let Some(due) = self.history.due.filter(|_| chance.below(20) == 0) {
             let early = due - SignedDuration::from_millis(1);
-            let planned = plan(&self.intent, &self.history, &self.policy, early, Roll::new(0.5));
+            let planned = plan(&self.intent, &self.history, &self.policy, early, Jitter::new(0.5));
             let Plan::Decide(decision) = planned.plan else {
                 return Err(TestCaseError::fail("a letter that is not due was handled"));
             };
             prop_assert_eq!(&decision.history, &self.history, "a wait changes nothing");
         }
-        let roll = Roll::new(chance.below(1_000) as f64 / 1_000.0);
-        let planned = plan(&self.intent, &self.history, &self.policy, self.now, roll);
+        let jitter = Jitter::new(chance.below(1_000) as f64 / 1_000.0);
+        let planned = plan(&self.intent, &self.history, &self.policy, self.now, jitter);
         self.history = planned.history;
         let decision = match planned.plan {
             Plan::Decide(decision) => *decision,
-            Plan::Call(call) => self.call(&call.order, world, chance, roll)?,
-            Plan::Inquire(inquiry) => self.look(&inquiry.question, world, chance, roll),
+            Plan::Call(call) => self.call(&call.order, world, chance, jitter)?,
+            Plan::Inquire(inquiry) => self.look(&inquiry.question, world, chance, jitter),
         };
-        self.log.push(format!("{} {}", self.now, story(&decision, self.now)));
+        self.log.push(format!("{} {}", self.now, summary(&decision, self.now)));
         self.judge(&before, &decision)?;
         self.history = decision.history;
         match decision.then {
@@ -260,7 +260,7 @@ impl Story {
         order: &Order,
         world: &World,
         chance: &mut Chance,
-        roll: Roll,
+        jitter: Jitter,
     ) -> Result<Decision, TestCaseError> {
         prop_assert_eq!(order.kind(), self.intent.kind());
         let called: Vec<usize> = match order {
@@ -313,11 +313,11 @@ impl Story {
                 self.ghosts[*index].open = Some(self.now);
             }
         }
-        let moment = Moment { policy: &self.policy, now: self.now, roll };
+        let moment = Moment { policy: &self.policy, now: self.now, jitter };
         Ok(decide_verdict(&self.intent, &self.history, &called, verdict, LastReply::default(), moment))
     }
 
-    fn look(&mut self, question: &Question, world: &World, chance: &mut Chance, roll: Roll) -> Decision {
+    fn look(&mut self, question: &Question, world: &World, chance: &mut Chance, jitter: Jitter) -> Decision {
         let asked_at = self.now;
         let evidence = |shown| Evidence { shown, payment_status: None, learnt: Learnt::default() };
         let found: Vec<(usize, Shown)> = match question {
@@ -342,7 +342,7 @@ impl Story {
                 Findings::Payment(evidence(found[0].1))
             }
         };
-        let moment = Moment { policy: &self.policy, now: self.now, roll };
+        let moment = Moment { policy: &self.policy, now: self.now, jitter };
         decide_findings(&self.intent, &self.history, findings, asked_at, moment)
     }
 
@@ -448,7 +448,7 @@ impl Story {
     }
 }
 
-/// Under which events a story may go on.
+/// Under which events a life may go on.
 fn may_follow_itself(name: StatusName, subject: Subject) -> bool {
     match subject {
         Subject::Whole => name == StatusName::Accepted,
@@ -476,24 +476,24 @@ proptest! {
     #[test]
     fn every_story_ends_within_its_budgets_and_keeps_the_laws(world in worlds()) {
         let mut chance = Chance(world.seed);
-        let mut story = Story::begin(&world);
+        let mut life = Life::begin(&world);
         let mut steps = 0;
         loop {
-            let ended = match story.step(&world, &mut chance) {
+            let ended = match life.step(&world, &mut chance) {
                 Ok(ended) => ended,
                 Err(broken) => {
-                    return Err(TestCaseError::fail(format!("{broken}\n{}", story.log.join("\n"))));
+                    return Err(TestCaseError::fail(format!("{broken}\n{}", life.log.join("\n"))));
                 }
             };
             if ended {
                 break;
             }
             steps += 1;
-            prop_assert!(steps < STEPS_MAX, "a story without an end:\n{}", story.log.join("\n"));
+            prop_assert!(steps < STEPS_MAX, "a life without an end:\n{}", life.log.join("\n"));
         }
         // Every return to phase call takes a call, a redelivery or the end of a payment; each has one more budget.
-        let returns = story.policy.attempts_max + REDELIVERIES_MAX + story.history.items.len() as u32 + 2;
-        let longest = (story.policy.age_max + story.policy.inquiry_age_max + Duration::from_secs(3_600)) * returns;
-        prop_assert!(story.now < later(story.begun, longest), "longer than all its budgets");
+        let returns = life.policy.attempts_max + REDELIVERIES_MAX + life.history.items.len() as u32 + 2;
+        let longest = (life.policy.age_max + life.policy.inquiry_age_max + Duration::from_secs(3_600)) * returns;
+        prop_assert!(life.now < later(life.begun, longest), "longer than all its budgets");
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::history::LastReply;
-use super::retry::{Roll, Tiers, elapsed, later};
+use super::retry::{Jitter, Tiers, elapsed, later};
 
-/// A door to the gateway: one API, or one endpoint of it, for one merchant.
+/// The lock-out of one merchant from one API, or from one endpoint of it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Door {
+pub struct LockOut {
     shut: Option<Shut>,
 }
 
@@ -29,7 +29,7 @@ struct Shut {
 
 /// Whether a letter may call.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Pass {
+pub enum LockOutPass {
     /// It may.
     Open,
     /// It may, as the one that finds out.
@@ -43,9 +43,9 @@ pub enum Pass {
     },
 }
 
-/// What a reply says about the door.
+/// What a reply says about the lock-out.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum LockOutSignal {
     /// It is shut.
     LockedOut(LastReply),
     /// The gateway answered, whatever it said.
@@ -54,9 +54,9 @@ pub enum Heard {
     Nothing,
 }
 
-/// How the door has changed, for those who want to be told.
+/// How the lock-out has changed, for those who want to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum LockOutChange {
     /// It is as it was.
     None,
     /// It was found shut, for the first time or again.
@@ -65,18 +65,18 @@ pub enum Change {
     Opened(Duration),
 }
 
-impl Door {
+impl LockOut {
     /// Whether a letter may call now. A probe is given up on after `probe_max`.
-    pub fn pass(&mut self, now: Timestamp, probe_max: Duration) -> Pass {
-        let Some(shut) = &mut self.shut else { return Pass::Open };
+    pub fn pass(&mut self, now: Timestamp, probe_max: Duration) -> LockOutPass {
+        let Some(shut) = &mut self.shut else { return LockOutPass::Open };
         // While somebody finds out, the others wait no longer than for the next probe: it may be over in a moment.
         let probing = shut.probing_until.filter(|until| *until > now);
         let until = probing.map_or(shut.probe_from, |until| until.min(later(now, shut.wait)));
         if until > now {
-            return Pass::Wait { until, last: shut.last.clone() };
+            return LockOutPass::Wait { until, last: shut.last.clone() };
         }
         shut.probing_until = Some(later(now, probe_max));
-        Pass::Probe
+        LockOutPass::Probe
     }
 
     /// How long it is until somebody may find out; zero if now. `None`: it is open.
@@ -85,22 +85,28 @@ impl Door {
         Some(elapsed(now, shut.probing_until.unwrap_or(shut.probe_from)))
     }
 
-    /// Takes note of what a call's reply says about the door.
-    pub fn hear(&mut self, heard: Heard, now: Timestamp, tiers: &Tiers, roll: Roll) -> Change {
+    /// Takes note of what a call's reply says about the lock-out.
+    pub fn hear(
+        &mut self,
+        heard: LockOutSignal,
+        now: Timestamp,
+        tiers: &Tiers,
+        jitter: Jitter,
+    ) -> LockOutChange {
         match (heard, self.shut.take()) {
-            (Heard::LockedOut(last), before) => {
+            (LockOutSignal::LockedOut(last), before) => {
                 let since = before.map_or(now, |shut| shut.since);
-                let wait = tiers.after_elapsed(elapsed(since, now), roll);
+                let wait = tiers.after_elapsed(elapsed(since, now), jitter);
                 self.shut =
                     Some(Shut { since, last, wait, probe_from: later(now, wait), probing_until: None });
-                Change::Shut
+                LockOutChange::Shut
             }
-            (Heard::LetIn, Some(shut)) => Change::Opened(elapsed(shut.since, now)),
-            (Heard::LetIn | Heard::Nothing, None) => Change::None,
-            (Heard::Nothing, Some(shut)) => {
+            (LockOutSignal::LetIn, Some(shut)) => LockOutChange::Opened(elapsed(shut.since, now)),
+            (LockOutSignal::LetIn | LockOutSignal::Nothing, None) => LockOutChange::None,
+            (LockOutSignal::Nothing, Some(shut)) => {
                 let probe_from = later(now, tiers.shortest().length);
                 self.shut = Some(Shut { probe_from, probing_until: None, ..shut });
-                Change::None
+                LockOutChange::None
             }
         }
     }
@@ -113,73 +119,80 @@ mod tests {
 
     const PROBE_MAX: Duration = Duration::from_secs(30);
 
-    fn unauthorised() -> Heard {
-        Heard::LockedOut(LastReply { http_status: Some(401), ..LastReply::default() })
+    fn unauthorised() -> LockOutSignal {
+        LockOutSignal::LockedOut(LastReply { http_status: Some(401), ..LastReply::default() })
     }
 
-    fn hear(door: &mut Door, heard: Heard, seconds: i64) -> Change {
-        door.hear(heard, at(seconds), &policy().tiers, Roll::new(0.0))
+    fn hear(lockout: &mut LockOut, heard: LockOutSignal, seconds: i64) -> LockOutChange {
+        lockout.hear(heard, at(seconds), &policy().tiers, Jitter::new(0.0))
     }
 
-    fn waits(door: &mut Door, seconds: i64) -> bool {
-        matches!(door.pass(at(seconds), PROBE_MAX), Pass::Wait { .. })
+    fn waits(lockout: &mut LockOut, seconds: i64) -> bool {
+        matches!(lockout.pass(at(seconds), PROBE_MAX), LockOutPass::Wait { .. })
     }
 
-    fn shut_at_noon() -> Door {
-        let mut door = Door::default();
-        assert_eq!(hear(&mut door, unauthorised(), 0), Change::Shut);
-        door
+    fn shut_at_noon() -> LockOut {
+        let mut lockout = LockOut::default();
+        assert_eq!(hear(&mut lockout, unauthorised(), 0), LockOutChange::Shut);
+        lockout
     }
 
     #[test]
     fn an_open_door_lets_everybody_pass() {
-        let mut door = Door::default();
-        assert_eq!(door.pass(at(0), PROBE_MAX), Pass::Open);
-        assert_eq!(hear(&mut door, Heard::LetIn, 0), Change::None);
-        assert_eq!(hear(&mut door, Heard::Nothing, 0), Change::None);
-        assert_eq!(door.pass(at(0), PROBE_MAX), Pass::Open);
+        let mut lockout = LockOut::default();
+        assert_eq!(lockout.pass(at(0), PROBE_MAX), LockOutPass::Open);
+        assert_eq!(hear(&mut lockout, LockOutSignal::LetIn, 0), LockOutChange::None);
+        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, 0), LockOutChange::None);
+        assert_eq!(lockout.pass(at(0), PROBE_MAX), LockOutPass::Open);
     }
 
     #[test]
     fn behind_a_shut_door_letters_wait_and_know_what_stood_in_their_way() {
-        let Pass::Wait { until, last } = shut_at_noon().pass(at(0), PROBE_MAX) else { panic!("it is shut") };
+        let LockOutPass::Wait { until, last } = shut_at_noon().pass(at(0), PROBE_MAX) else {
+            panic!("it is shut")
+        };
         assert_eq!((until, last.http_status), (at(1), Some(401)));
     }
 
     #[test]
     fn one_letter_at_a_time_finds_out() {
-        let mut door = shut_at_noon();
-        assert_eq!(door.pass(at(1), PROBE_MAX), Pass::Probe);
-        assert!(waits(&mut door, 1));
-        assert!(waits(&mut door, 30));
+        let mut lockout = shut_at_noon();
+        assert_eq!(lockout.pass(at(1), PROBE_MAX), LockOutPass::Probe);
+        assert!(waits(&mut lockout, 1));
+        assert!(waits(&mut lockout, 30));
         // They look again soon, for the probe may be over in a moment.
-        let Pass::Wait { until, .. } = door.pass(at(2), PROBE_MAX) else { panic!("somebody finds out") };
+        let LockOutPass::Wait { until, .. } = lockout.pass(at(2), PROBE_MAX) else {
+            panic!("somebody finds out")
+        };
         assert_eq!(until, at(3));
-        // The probe's story has died; another one finds out.
-        assert_eq!(door.pass(at(31), PROBE_MAX), Pass::Probe);
+        // The probe has died; another one finds out.
+        assert_eq!(lockout.pass(at(31), PROBE_MAX), LockOutPass::Probe);
     }
 
     #[test]
     fn an_answer_opens_the_door_for_everybody() {
-        let mut door = shut_at_noon();
-        assert_eq!(hear(&mut door, Heard::LetIn, 60), Change::Opened(Duration::from_secs(60)));
-        assert_eq!(door.pass(at(60), PROBE_MAX), Pass::Open);
+        let mut lockout = shut_at_noon();
+        assert_eq!(
+            hear(&mut lockout, LockOutSignal::LetIn, 60),
+            LockOutChange::Opened(Duration::from_secs(60))
+        );
+        assert_eq!(lockout.pass(at(60), PROBE_MAX), LockOutPass::Open);
     }
 
     #[test]
     fn the_wait_grows_while_the_door_stays_shut() {
-        let mut door = shut_at_noon();
-        assert_eq!(hear(&mut door, unauthorised(), 40), Change::Shut);
-        assert!(waits(&mut door, 69));
-        assert_eq!(door.pass(at(70), PROBE_MAX), Pass::Probe);
+        let mut lockout = shut_at_noon();
+        assert_eq!(hear(&mut lockout, unauthorised(), 40), LockOutChange::Shut);
+        assert!(waits(&mut lockout, 69));
+        assert_eq!(lockout.pass(at(70), PROBE_MAX), LockOutPass::Probe);
     }
 
     #[test]
     fn a_probe_that_was_not_answered_leaves_the_door_shut_and_frees_the_next() {
-        let mut door = shut_at_noon();
-        assert_eq!(door.pass(at(1), PROBE_MAX), Pass::Probe);
-        assert_eq!(hear(&mut door, Heard::Nothing, 2), Change::None);
-        assert!(waits(&mut door, 2));
-        assert_eq!(door.pass(at(3), PROBE_MAX), Pass::Probe);
+        let mut lockout = shut_at_noon();
+        assert_eq!(lockout.pass(at(1), PROBE_MAX), LockOutPass::Probe);
+        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, 2), LockOutChange::None);
+        assert!(waits(&mut lockout, 2));
+        assert_eq!(lockout.pass(at(3), PROBE_MAX), LockOutPass::Probe);
     }
 }

@@ -7,10 +7,13 @@
 pub mod breaker;
 pub mod classify;
 pub mod codes;
+pub mod condition;
 pub mod decide;
+pub mod digits;
 pub mod evidence;
+pub mod fault;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod history;
 pub mod intent;
 pub mod isolation;
@@ -26,4 +29,5 @@ pub mod rate;
 pub mod reply;
 pub mod retry;
 pub mod same_day;
+pub mod set_back;
 pub mod step;

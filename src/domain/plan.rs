@@ -12,7 +12,7 @@ use super::history::{Doubt, History, Item, Phase, Why};
 use super::intent::{CancelIntent, Kind, Target};
 use super::outcome::{GivenUpReason, RejectedReason, UnresolvedReason};
 use super::policy::Policy;
-use super::retry::{Roll, elapsed, later};
+use super::retry::{Jitter, elapsed, later};
 use super::same_day;
 use super::step::{Call, Inquiry, Order, Question};
 
@@ -149,9 +149,9 @@ pub fn plan(
     history: &History,
     policy: &Policy,
     now: Timestamp,
-    roll: Roll,
+    jitter: Jitter,
 ) -> Planned {
-    let moment = Moment { policy, now, roll };
+    let moment = Moment { policy, now, jitter };
     if let Some(due) = history.due.filter(|due| *due > now) {
         let plan = decided(wait_until(history, due, Waiting::NotDue));
         return Planned { history: history.clone(), plan };
@@ -183,7 +183,8 @@ fn enter_settle(history: &mut History, now: Timestamp) {
 /// The next step of a letter that may call; `None` if it is too late for that.
 fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Option<Plan> {
     let Moment { policy, now, .. } = moment;
-    if intent.requested_at > later(now, FUTURE_MAX) {
+    // A letter that was not in the future when it was first seen is not now: the clock was set back since.
+    if intent.requested_at > later(now.max(history.first_seen), FUTURE_MAX) {
         return Some(decided(spent(intent, history.clone(), GivenUpReason::RequestedInFuture, moment)));
     }
     // Requested after the payment's day: it can never have been called in time.
@@ -226,7 +227,7 @@ fn plan_settle(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> 
         return decided(refuse_items_by_rule(history, &too_late, moment));
     }
     let since = history.settling_since.unwrap_or(history.first_seen);
-    let asked_out = policy.asks_max.is_some_and(|max| history.asked >= max);
+    let asked_out = policy.asks_max.is_some_and(|max| history.rounds() >= max);
     if elapsed(since, now) >= policy.inquiry_age_max || asked_out {
         return decided(unresolved(intent, history, policy, now));
     }

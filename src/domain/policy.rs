@@ -24,7 +24,7 @@ pub struct Policy {
     pub call_timeout: Duration,
     /// `inquiry.quiet`: how long after the last call ended evidence of *not done* begins to count.
     pub quiet: Duration,
-    /// `inquiry.asks_max`: looks since phase settle was entered; `None`: only the age decides.
+    /// `inquiry.asks_max`: looks, of a batch rounds, since phase settle was entered; `None`: only the age decides.
     pub asks_max: Option<u32>,
     /// `inquiry.age_max`: from the step that entered phase settle.
     pub inquiry_age_max: Duration,

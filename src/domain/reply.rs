@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::fault::Fault;
 use super::paywall::{ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType};
 use super::retry::elapsed;
 use super::step::Question;
@@ -17,7 +18,7 @@ pub enum Reply {
     /// Nothing of the request reached the gateway.
     NeverSent(NeverSent),
     /// The request, or part of it, was sent; no HTTP status came back.
-    Unanswered(Unanswered),
+    Unanswered(Fault),
     /// An HTTP status came back, whatever its body.
     Answered(Answer),
 }
@@ -26,18 +27,9 @@ pub enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NeverSent {
     /// Name not resolved, connection refused or not made in time, TLS not agreed.
-    NotConnected,
+    NotConnected(Fault),
     /// The request could not be built from our side: an address or a key that HTTP cannot carry.
     NotBuilt,
-}
-
-/// How the answer failed to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unanswered {
-    /// The call's deadline passed.
-    TimedOut,
-    /// The connection ended, or what came was not HTTP.
-    Broken,
 }
 
 /// When the gateway wants to be asked again (`Retry-After`, RFC 9110 §10.2.3).
@@ -47,14 +39,17 @@ pub enum RetryAfter {
     Seconds(u64),
     /// At this time.
     At(Timestamp),
+    /// It wants to be asked later, and when could not be read.
+    Unreadable,
 }
 
 impl RetryAfter {
-    /// How long that is from `now` on, within our bound.
+    /// How long that is from `now` on, within our bound; zero if it could not be read.
     pub fn wait(self, now: Timestamp, max: Duration) -> Duration {
         let wished = match self {
             RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
             RetryAfter::At(at) => elapsed(now, at),
+            RetryAfter::Unreadable => Duration::ZERO,
         };
         wished.min(max)
     }
@@ -65,8 +60,10 @@ impl RetryAfter {
 pub struct Answer {
     /// The HTTP status code.
     pub http_status: u16,
-    /// The reply's `Retry-After`, if it could be read.
+    /// The reply's `Retry-After`.
     pub retry_after: Option<RetryAfter>,
+    /// What was wrong with the body, where that is why there is no envelope.
+    pub fault: Option<Fault>,
     /// What the body was.
     pub envelope: Envelope,
 }
@@ -231,7 +228,7 @@ pub struct ReadRefusal {
 }
 
 /// One activity of a physical payment (`paywall.md` §7.2).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Activity {
     /// `Id`.
     pub id: Option<Uuid>,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use backoff::backoff::Backoff;
 use jiff::{SignedDuration, Timestamp};
 
-/// One throw of the dice: a number from 0 up to, but not including, 1.
+/// Chance, as far as delays are concerned: a number from 0 up to, but not including, 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Roll(f64);
+pub struct Jitter(f64);
 
-impl Roll {
-    /// The throw; what lies outside of the range is moved to its nearer end.
-    pub fn new(value: f64) -> Roll {
-        Roll(if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0 - f64::EPSILON) })
+impl Jitter {
+    /// A number; what lies outside of the range is moved to its nearer end.
+    pub fn new(value: f64) -> Jitter {
+        Jitter(if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0 - f64::EPSILON) })
     }
 
     /// This part of a whole: spreads a wait below its cap, never above.
@@ -81,29 +81,29 @@ impl Tiers {
 
     /// The tier for a wait of about `target`: chance chooses between the two neighbouring ones, so that what
     /// failed together does not come back together. Never longer than the longest tier.
-    fn about(&self, target: Duration, roll: Roll) -> &Tier {
+    fn about(&self, target: Duration, jitter: Jitter) -> &Tier {
         let above = self.0.iter().position(|tier| tier.length >= target).unwrap_or(self.0.len() - 1);
         let below = above.saturating_sub(1);
         let neighbours = &self.0[below..=above.max(1).min(self.0.len() - 1)];
-        &neighbours[roll.pick(neighbours.len())]
+        &neighbours[jitter.pick(neighbours.len())]
     }
 
     /// The wait before try `count + 1`, `count` tries having failed: exponential, bounded by the longest tier.
-    pub fn after_tries(&self, count: u32, roll: Roll) -> Duration {
-        self.about(growth(self.shortest().length, self.longest().length, count), roll).length
+    pub fn after_tries(&self, count: u32, jitter: Jitter) -> Duration {
+        self.about(growth(self.shortest().length, self.longest().length, count), jitter).length
     }
 
     /// The wait where nothing counts tries (nothing was sent, or our keys were not accepted): about as long
     /// again as it has lasted, bounded by the middle tier, so that work goes on soon after the obstacle is gone.
-    pub fn after_elapsed(&self, elapsed: Duration, roll: Roll) -> Duration {
+    pub fn after_elapsed(&self, elapsed: Duration, jitter: Jitter) -> Duration {
         let middle = self.0[self.0.len() / 2].length;
-        self.about(elapsed.clamp(self.shortest().length, middle), roll).length
+        self.about(elapsed.clamp(self.shortest().length, middle), jitter).length
     }
 
     /// The wait where only a person at the gateway can help: the long tiers.
-    pub fn long_after_tries(&self, count: u32, roll: Roll) -> Duration {
+    pub fn long_after_tries(&self, count: u32, jitter: Jitter) -> Duration {
         let first_long = self.0[self.0.len() * 2 / 3].length;
-        self.about(growth(first_long, self.longest().length, count), roll).length.max(first_long)
+        self.about(growth(first_long, self.longest().length, count), jitter).length.max(first_long)
     }
 }
 
@@ -126,6 +126,11 @@ fn growth(first: Duration, longest: Duration, count: u32) -> Duration {
 /// `at` moved by `by` into the future; the far end of time if that is beyond it.
 pub fn later(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// `at` moved by `by` into the past; the far end of time if that is beyond it.
+pub fn earlier(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_sub(by).ok()).unwrap_or(Timestamp::MIN)
 }
 
 /// How long ago `since` was; zero if it lies in the future.
@@ -167,30 +172,30 @@ mod tests {
 
     #[test]
     fn chance_chooses_between_neighbouring_tiers() {
-        let at = |value| default_tiers().after_tries(4, Roll::new(value)).as_secs();
+        let at = |value| default_tiers().after_tries(4, Jitter::new(value)).as_secs();
         assert_eq!((at(0.0), at(0.49), at(0.5), at(0.99)), (5, 5, 10, 10));
     }
 
     #[test]
     fn the_first_wait_is_spread_over_the_two_shortest_tiers() {
-        let at = |value| default_tiers().after_tries(1, Roll::new(value)).as_secs();
+        let at = |value| default_tiers().after_tries(1, Jitter::new(value)).as_secs();
         assert_eq!((at(0.0), at(0.99)), (1, 2));
     }
 
     #[test]
     fn a_single_tier_serves_every_wait() {
         let one = tiers(&[3]);
-        for roll in [0.0, 0.5, 0.99].map(Roll::new) {
-            assert_eq!(one.after_tries(7, roll).as_secs(), 3);
-            assert_eq!(one.long_after_tries(7, roll).as_secs(), 3);
-            assert_eq!(one.after_elapsed(Duration::from_secs(9), roll).as_secs(), 3);
+        for jitter in [0.0, 0.5, 0.99].map(Jitter::new) {
+            assert_eq!(one.after_tries(7, jitter).as_secs(), 3);
+            assert_eq!(one.long_after_tries(7, jitter).as_secs(), 3);
+            assert_eq!(one.after_elapsed(Duration::from_secs(9), jitter).as_secs(), 3);
         }
     }
 
     #[test]
     fn a_wait_that_only_a_person_can_end_is_long_from_the_start() {
-        assert_eq!(default_tiers().long_after_tries(1, Roll::new(0.0)).as_secs(), 300);
-        assert_eq!(default_tiers().long_after_tries(9, Roll::new(0.99)).as_secs(), 3600);
+        assert_eq!(default_tiers().long_after_tries(1, Jitter::new(0.0)).as_secs(), 300);
+        assert_eq!(default_tiers().long_after_tries(9, Jitter::new(0.99)).as_secs(), 3600);
     }
 
     #[test]
@@ -209,19 +214,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_wait_is_one_of_the_tiers(count in 0u32..10_000, roll in 0.0f64..1.0, elapsed_s in 0u64..1_000_000) {
+        fn every_wait_is_one_of_the_tiers(count in 0u32..10_000, jitter in 0.0f64..1.0, elapsed_s in 0u64..1_000_000) {
             let tiers = default_tiers();
-            let roll = Roll::new(roll);
+            let jitter = Jitter::new(jitter);
             let lengths: Vec<Duration> = tiers.as_slice().iter().map(|tier| tier.length).collect();
-            prop_assert!(lengths.contains(&tiers.after_tries(count, roll)));
-            prop_assert!(lengths.contains(&tiers.long_after_tries(count, roll)));
-            prop_assert!(tiers.after_elapsed(Duration::from_secs(elapsed_s), roll) <= Duration::from_secs(60));
+            prop_assert!(lengths.contains(&tiers.after_tries(count, jitter)));
+            prop_assert!(lengths.contains(&tiers.long_after_tries(count, jitter)));
+            prop_assert!(tiers.after_elapsed(Duration::from_secs(elapsed_s), jitter) <= Duration::from_secs(60));
         }
 
         #[test]
-        fn with_the_same_luck_a_later_wait_is_never_shorter(count in 1u32..100, roll in 0.0f64..1.0) {
+        fn with_the_same_luck_a_later_wait_is_never_shorter(count in 1u32..100, jitter in 0.0f64..1.0) {
             let tiers = default_tiers();
-            prop_assert!(tiers.after_tries(count, Roll::new(roll)) <= tiers.after_tries(count + 1, Roll::new(roll)));
+            prop_assert!(tiers.after_tries(count, Jitter::new(jitter)) <= tiers.after_tries(count + 1, Jitter::new(jitter)));
         }
     }
 }

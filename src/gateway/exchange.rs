@@ -1,26 +1,40 @@
 //! One bounded exchange: a request out, at most one reply back, and what can be said for sure when there is none.
 
-use jiff::Timestamp;
-use jiff::fmt::strtime;
-use jiff::tz::TimeZone;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::net::SocketAddr;
+
+use hyper_util::client::legacy::connect::HttpInfo;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Request, Response};
 use tokio::time::{Instant, timeout_at};
 
-use crate::domain::reply::{NeverSent, RetryAfter, Unanswered};
+use super::{retry_after, unfold};
+use crate::domain::fault::Fault;
+use crate::domain::reply::RetryAfter;
+use crate::web::failure::{self, Failure};
 
-/// At most so many bytes of a reply's body are kept, counted after decompression.
+/// At most so many bytes of a reply's body are kept, before and after decompression.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) const TOO_LARGE: Failure = Failure::new(Fault::TooLarge, "the reply is larger than 1 MiB");
 
 /// How one exchange ended.
 #[derive(Debug)]
 pub(super) enum Exchange {
-    /// Nothing of the request reached the gateway.
-    NeverSent(NeverSent),
-    /// Something of it may have, and no HTTP status came back.
-    Unanswered(Unanswered),
+    /// The request could not be built.
+    NotBuilt,
+    /// No HTTP status came back. How far the request came, the fault says.
+    Failed(Failed),
     /// An HTTP status came back.
     Answered(Received),
+}
+
+/// No HTTP status came back.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Why.
+    pub(super) failure: Failure,
+    /// Our end of the connection, if there was one and it is known.
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// An HTTP reply.
@@ -28,11 +42,13 @@ pub(super) enum Exchange {
 pub(super) struct Received {
     /// The HTTP status code.
     pub(super) http_status: u16,
-    /// `Retry-After`, if it could be read.
+    /// `Retry-After`.
     pub(super) retry_after: Option<RetryAfter>,
-    /// The whole body, decompressed; `None` if it was cut off, late, not decodable or more than
+    /// The whole body, decompressed; or why there is none: cut off, late, not decodable, or more than
     /// [`BODY_BYTES_MAX`].
-    pub(super) body: Option<Vec<u8>>,
+    pub(super) body: Result<Vec<u8>, Failure>,
+    /// Our end of the connection, if it is known.
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// Sends the request once and takes what comes back until `deadline`.
@@ -41,86 +57,46 @@ pub(super) struct Received {
 pub(super) async fn exchange(client: &Client, request: Request, deadline: Instant) -> Exchange {
     let mut response = match timeout_at(deadline, client.execute(request)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return ended(&error),
+        Ok(Err(error)) => {
+            let Some(failure) = failure::of_request(&error) else { return Exchange::NotBuilt };
+            return Exchange::Failed(Failed { failure, local: failure::local_end(&error) });
+        }
         // The deadline may pass while we still connect, but from here nobody can tell; so it counts as sent.
-        Err(_elapsed) => return Exchange::Unanswered(Unanswered::TimedOut),
+        Err(_elapsed) => return Exchange::Failed(Failed { failure: failure::LATE, local: None }),
     };
     let http_status = response.status().as_u16();
-    let retry_after = retry_after(response.headers());
-    let body = body(&mut response, deadline).await;
-    Exchange::Answered(Received { http_status, retry_after, body })
+    let local = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
+    let retry_after = retry_after::read(response.headers().get(RETRY_AFTER));
+    let folded = match body(&mut response, deadline).await {
+        Ok(folded) => folded,
+        Err(failure) => {
+            return Exchange::Answered(Received { http_status, retry_after, body: Err(failure), local });
+        }
+    };
+    let body = unfold::unfold(folded, encoding(response.headers()), BODY_BYTES_MAX);
+    Exchange::Answered(Received { http_status, retry_after, body, local })
 }
 
-/// What an error of the client proves.
-///
-/// `is_connect` is true only for what failed before the connection was handed to the request: name, socket, TLS,
-/// and the connect timeout over all three. Whatever fails later may have been read by the gateway.
-fn ended(error: &reqwest::Error) -> Exchange {
-    if error.is_builder() {
-        Exchange::NeverSent(NeverSent::NotBuilt)
-    } else if error.is_connect() {
-        Exchange::NeverSent(NeverSent::NotConnected)
-    } else if error.is_timeout() {
-        Exchange::Unanswered(Unanswered::TimedOut)
-    } else {
-        Exchange::Unanswered(Unanswered::Broken)
-    }
-}
-
-async fn body(response: &mut Response, deadline: Instant) -> Option<Vec<u8>> {
+async fn body(response: &mut Response, deadline: Instant) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
-    while let Some(chunk) = timeout_at(deadline, response.chunk()).await.ok()?.ok()? {
-        if body.len() + chunk.len() > BODY_BYTES_MAX {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Some(body)
-}
-
-/// `Retry-After`: a number of seconds, or a date in one of the three forms of RFC 9110 §5.6.7.
-fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than fit are still a number of seconds.
-        return Some(RetryAfter::Seconds(text.parse().unwrap_or(u64::MAX)));
-    }
-    http_date(text).map(RetryAfter::At)
-}
-
-fn http_date(text: &str) -> Option<Timestamp> {
-    const FORMS: [&str; 3] =
-        ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
-    let civil = FORMS.iter().find_map(|form| strtime::parse(form, text).ok()?.to_datetime().ok())?;
-    Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp())
-}
-
-#[cfg(test)]
-mod tests {
-    use reqwest::header::HeaderValue;
-
-    use super::*;
-
-    fn check(value: &'static str, expected: Option<RetryAfter>) {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
-        assert_eq!(retry_after(&headers), expected, "{value}");
-    }
-
-    #[test]
-    fn retry_after_is_read_in_seconds_and_in_every_form_of_an_http_date() {
-        let at = Some(RetryAfter::At("1994-11-06T08:49:37Z".parse().unwrap()));
-        check("0", Some(RetryAfter::Seconds(0)));
-        check("120", Some(RetryAfter::Seconds(120)));
-        check("99999999999999999999999", Some(RetryAfter::Seconds(u64::MAX)));
-        check("Sun, 06 Nov 1994 08:49:37 GMT", at);
-        check("Sunday, 06-Nov-94 08:49:37 GMT", at);
-        check("Sun Nov  6 08:49:37 1994", at);
-    }
-
-    #[test]
-    fn a_retry_after_that_cannot_be_read_is_none() {
-        for value in ["", "soon", "-1", "1.5", "Sun, 31 Feb 1994 08:49:37 GMT", "1994-11-06T08:49:37Z"] {
-            check(value, None);
+    loop {
+        match timeout_at(deadline, response.chunk()).await {
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > BODY_BYTES_MAX => return Err(TOO_LARGE),
+            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
+            Ok(Ok(None)) => return Ok(body),
+            Ok(Err(error)) => return Err(failure::of_body(&error)),
+            Err(_elapsed) => return Err(failure::LATE),
         }
     }
+}
+
+/// `Content-Encoding`, in one text; `None` where the body is as it is.
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let all: Vec<String> = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase())
+        .filter(|value| !value.is_empty() && value != "identity")
+        .collect();
+    (!all.is_empty()).then(|| all.join(","))
 }

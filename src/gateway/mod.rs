@@ -4,42 +4,58 @@
 //! what did not come back is told apart by what it proves. Keys, addresses and bodies leave this room only
 //! towards the gateway.
 
+mod authorities;
+mod endpoints;
 mod exchange;
 mod read;
 mod request;
+mod retry_after;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod unfold;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use reqwest::Client;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
 use crate::config::{self, TraceHeaders};
+use crate::domain::fault::{self, Reach};
 use crate::domain::intent::{Api, Code, Kind, MerchantName};
 use crate::domain::reply::{
-    Activity, ApmPayment, InquiryReply, NeverSent, PhysicalPayment, Read, Reply, VposPayment,
+    Activity, Answer, ApmPayment, Envelope, InquiryReply, NeverSent, PhysicalPayment, Read, Reply,
+    VposPayment,
 };
 use crate::domain::step::{Call, Inquiry, Question};
 
-use exchange::{Exchange, Received};
+use crate::web::failure::{self, Failure};
+
+use endpoints::{Endpoints, FailurePoint};
+use exchange::{Exchange, Failed, Received};
+use read::Reading;
 use read::payment::Asked;
 use read::physical::{Gathered, Progress};
 use request::{Outgoing, Pair};
-use setup::MerchantKeys;
+use setup::{MerchantKeys, POOL_IDLE_TIMEOUT};
 
-pub use setup::{Error, Fault, Mistake, Mistakes};
+pub use authorities::Error as CaFileError;
+pub use endpoints::{News, What};
+pub use setup::{Error, InvalidSetting, InvalidSettings, SettingProblem};
 
 /// At most so many pages of one payment's activities are read; a longer history is no answer.
 const ACTIVITIES_PAGES_MAX: usize = 20;
+
+/// A body of more bytes is read on a thread of its own: in the worst case it takes some milliseconds.
+const READ_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
 /// So many payments of a batch are asked for at the same time.
 const BATCH_LOOK_CONCURRENCY: usize = 4;
@@ -52,9 +68,11 @@ struct Inner {
     client: Client,
     call_timeout: Duration,
     urls: BTreeMap<Api, Url>,
-    keys: BTreeMap<MerchantName, MerchantKeys>,
+    /// Replaced as a whole, so that a request has one pair.
+    keys: RwLock<BTreeMap<MerchantName, MerchantKeys>>,
     trace_headers: TraceHeaders,
     batch_callback_url: Option<Url>,
+    endpoints: Endpoints,
 }
 
 /// Says nothing about addresses and keys.
@@ -84,15 +102,50 @@ impl Gateway {
             client: setup::client(settings)?,
             call_timeout: settings.call_timeout,
             urls: settings.urls.clone(),
-            keys,
+            keys: RwLock::new(keys),
             trace_headers: settings.trace_headers,
             batch_callback_url: settings.batch_callback_url.clone(),
+            endpoints: Endpoints::new(),
         })))
+    }
+
+    /// From now on requests carry these keys. Those under way keep the pair that they have.
+    ///
+    /// # Errors
+    ///
+    /// Keys that HTTP cannot carry: then all stays as it is.
+    pub fn use_keys(
+        &self,
+        merchants: &BTreeMap<MerchantName, config::Merchant>,
+    ) -> Result<(), InvalidSettings> {
+        let keys = setup::keys(merchants)?;
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
     }
 
     /// The host that answers for this API; empty where none is configured.
     pub fn host(&self, api: Api) -> &str {
         self.0.urls.get(&api).and_then(Url::host_str).unwrap_or_default()
+    }
+
+    /// Says when a host or an endpoint of the gateway begins to fail, once a minute while it lasts, and when it answers
+    /// again. Ends never; what happened before it is polled first is told then.
+    pub async fn watch(&self, tell: impl Fn(News<'_>)) -> Infallible {
+        let tell = |place, what| {
+            let (api, endpoint) = match place {
+                FailurePoint::Host(api) => (api, None),
+                FailurePoint::Endpoint(api, endpoint) => (api, Some(endpoint)),
+            };
+            let port = self.0.urls.get(&api).and_then(Url::port_or_known_default);
+            tell(News { api, host: self.host(api), port, endpoint, what });
+        };
+        self.0.endpoints.watch(tell).await
+    }
+
+    /// How many requests to this API died with a pooled connection that the other side had just closed: sent on a
+    /// connection that had carried others before, and ended with it before a reply.
+    pub fn stale_requests(&self, api: Api) -> u64 {
+        self.0.endpoints.stale(api)
     }
 
     /// Makes the call, once, and tells what came back within one `call_timeout`. Never an error: a failure is data.
@@ -102,23 +155,45 @@ impl Gateway {
     pub async fn call(&self, call: &Call, traceparent: Option<&str>) -> Reply {
         let outgoing = request::call(&call.order, self.0.batch_callback_url.as_ref());
         let Some(outgoing) = outgoing else { return Reply::NeverSent(NeverSent::NotBuilt) };
-        let api = outgoing.api;
-        let sender = Sender { inner: &self.0, merchant: &call.merchant, traceparent };
-        match sender.send(outgoing, self.deadline()).await {
-            Exchange::NeverSent(why) => Reply::NeverSent(why),
-            Exchange::Unanswered(how) => Reply::Unanswered(how),
-            Exchange::Answered(received) => Reply::Answered(read::answer(api, &received)),
-        }
+        let (api, endpoint) = (outgoing.api, outgoing.endpoint);
+        let (sender, deadline) = (Sender::new(&self.0, &call.merchant, traceparent), self.deadline());
+        let (reply, failure) = match sender.send(outgoing, deadline).await {
+            Exchange::NotBuilt => return Reply::NeverSent(NeverSent::NotBuilt),
+            Exchange::Failed(Failed { failure, .. }) => {
+                let reply = match failure.fault.reach() {
+                    Reach::NotConnected => Reply::NeverSent(NeverSent::NotConnected(failure.fault)),
+                    Reach::Connected => Reply::Unanswered(failure.fault),
+                };
+                (reply, Some(failure))
+            }
+            Exchange::Answered(received) => {
+                let late = Answer {
+                    http_status: received.http_status,
+                    retry_after: received.retry_after,
+                    fault: Some(failure::LATE.fault),
+                    envelope: Envelope::Missing,
+                };
+                let read = move |received: &Received| read::answer(api, received);
+                let Reading { read, failure } = read_by(deadline, received, read, late).await;
+                (Reply::Answered(read), failure)
+            }
+        };
+        self.0.endpoints.hear(api, endpoint, failure);
+        reply
     }
 
     /// Asks all that the question's kind has to ask. Never an error: what was not answered is
-    /// [`Read::Unanswered`].
+    /// [`Read::Unanswered`], and beside the reply stands how the last request failed that did.
     ///
     /// Each read of a look ends after one `call_timeout`, all pages of a history being one read, and all payments
     /// of a batch together too. Of a batch, payments whose turn did not come are left out.
-    pub async fn inquire(&self, inquiry: &Inquiry, traceparent: Option<&str>) -> InquiryReply {
-        let sender = Sender { inner: &self.0, merchant: &inquiry.merchant, traceparent };
-        match &inquiry.question {
+    pub async fn inquire(
+        &self,
+        inquiry: &Inquiry,
+        traceparent: Option<&str>,
+    ) -> (InquiryReply, Option<fault::Fault>) {
+        let sender = Sender::new(&self.0, &inquiry.merchant, traceparent);
+        let reply = match &inquiry.question {
             Question::Physical { payment_request_id } => InquiryReply::Physical {
                 activities: sender.activities(*payment_request_id, self.deadline()).await,
                 inquiry: sender.physical(*payment_request_id, self.deadline()).await,
@@ -132,7 +207,8 @@ impl Gateway {
             Question::Apm { merchant_unique_code } => {
                 InquiryReply::Apm(sender.apm(merchant_unique_code, self.deadline()).await)
             }
-        }
+        };
+        (reply, sender.last_fault())
     }
 
     fn deadline(&self) -> Instant {
@@ -145,19 +221,29 @@ struct Sender<'a> {
     inner: &'a Inner,
     merchant: &'a MerchantName,
     traceparent: Option<&'a str>,
+    /// How the last request failed that did.
+    last_fault: Mutex<Option<fault::Fault>>,
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    fn new(inner: &'a Inner, merchant: &'a MerchantName, traceparent: Option<&'a str>) -> Sender<'a> {
+        Sender { inner, merchant, traceparent, last_fault: Mutex::default() }
+    }
+
+    fn last_fault(&self) -> Option<fault::Fault> {
+        *self.last_fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn activities(&self, payment_request_id: Uuid, deadline: Instant) -> Read<Vec<Activity>> {
         let mut gathered = Gathered::default();
         for page_index in 0..ACTIVITIES_PAGES_MAX {
             let outgoing = request::activities(payment_request_id, page_index);
-            let received = self.ask(outgoing, deadline).await;
-            let page = match received.map(|received| read::physical::page(&received, payment_request_id)) {
-                Some(Read::Found(page)) => page,
-                Some(Read::Refused(refusal)) if page_index == 0 => return Read::Refused(refusal),
+            let read = move |received: &Received| read::physical::page(received, payment_request_id);
+            let page = match self.ask(outgoing, deadline, read).await {
+                Read::Found(page) => page,
+                Read::Refused(refusal) if page_index == 0 => return Read::Refused(refusal),
                 // A history with a page missing may miss the very cancel that was looked for.
-                Some(Read::Refused(_) | Read::Unanswered) | None => return Read::Unanswered,
+                Read::Refused(_) | Read::Unanswered => return Read::Unanswered,
             };
             match gathered.add(page) {
                 Progress::More(so_far) => gathered = so_far,
@@ -169,17 +255,13 @@ impl Sender<'_> {
     }
 
     async fn physical(&self, payment_request_id: Uuid, deadline: Instant) -> Read<PhysicalPayment> {
-        match self.ask(request::physical_inquiry(payment_request_id), deadline).await {
-            Some(received) => read::physical::inquiry(&received, payment_request_id),
-            None => Read::Unanswered,
-        }
+        let read = move |received: &Received| read::physical::inquiry(received, payment_request_id);
+        self.ask(request::physical_inquiry(payment_request_id), deadline, read).await
     }
 
     async fn transaction(&self, unique_code: Uuid, deadline: Instant) -> Read<VposPayment> {
-        match self.ask(request::query_by_unique_code(unique_code), deadline).await {
-            Some(received) => read::payment::vpos(&received, Asked::UniqueCode(unique_code)),
-            None => Read::Unanswered,
-        }
+        let read = move |received: &Received| read::payment::vpos(received, Asked::UniqueCode(unique_code));
+        self.ask(request::query_by_unique_code(unique_code), deadline, read).await
     }
 
     async fn batch(&self, payments: &[(usize, Code)], deadline: Instant) -> Vec<(usize, Read<VposPayment>)> {
@@ -200,37 +282,58 @@ impl Sender<'_> {
         if Instant::now() >= deadline {
             return None;
         }
-        let read = match self.ask(request::query_by_merchant_code(code), deadline).await {
-            Some(received) => read::payment::vpos(&received, Asked::MerchantCode(code)),
-            None => Read::Unanswered,
-        };
-        Some((index, read))
+        let asked = code.clone();
+        let read = move |received: &Received| read::payment::vpos(received, Asked::MerchantCode(&asked));
+        Some((index, self.ask(request::query_by_merchant_code(code), deadline, read).await))
     }
 
     async fn apm(&self, code: &Code, deadline: Instant) -> Read<ApmPayment> {
-        match self.ask(request::apm_query(code), deadline).await {
-            Some(received) => read::payment::apm(&received, code),
-            None => Read::Unanswered,
-        }
+        let asked = code.clone();
+        let read = move |received: &Received| read::payment::apm(received, &asked);
+        self.ask(request::apm_query(code), deadline, read).await
     }
 
-    async fn ask(&self, outgoing: Outgoing, deadline: Instant) -> Option<Received> {
-        match self.send(outgoing, deadline).await {
-            Exchange::Answered(received) => Some(received),
-            Exchange::NeverSent(_) | Exchange::Unanswered(_) => None,
+    /// Sends the request, reads what came back, and takes note of how that ended.
+    async fn ask<T: Send + 'static>(
+        &self,
+        outgoing: Outgoing,
+        deadline: Instant,
+        read: impl FnOnce(&Received) -> Reading<Read<T>> + Send + 'static,
+    ) -> Read<T> {
+        let (api, endpoint) = (outgoing.api, outgoing.endpoint);
+        let Reading { read, failure } = match self.send(outgoing, deadline).await {
+            Exchange::NotBuilt => return Read::Unanswered,
+            Exchange::Failed(Failed { failure, .. }) => {
+                Reading { read: Read::Unanswered, failure: Some(failure) }
+            }
+            Exchange::Answered(received) => read_by(deadline, received, read, Read::Unanswered).await,
+        };
+        self.inner.endpoints.hear(api, endpoint, failure);
+        if let Some(Failure { fault, .. }) = failure {
+            *self.last_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
+        read
     }
 
     async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Exchange {
-        match self.build(outgoing) {
-            Some(request) => exchange::exchange(&self.inner.client, request, deadline).await,
-            None => Exchange::NeverSent(NeverSent::NotBuilt),
+        let api = outgoing.api;
+        let Some(request) = self.build(outgoing) else { return Exchange::NotBuilt };
+        let exchange = exchange::exchange(&self.inner.client, request, deadline).await;
+        match &exchange {
+            Exchange::NotBuilt => {}
+            Exchange::Failed(Failed { failure, local }) => {
+                let used_within = POOL_IDLE_TIMEOUT.saturating_add(self.inner.call_timeout);
+                self.inner.endpoints.failed_on(api, *local, failure.fault, used_within);
+            }
+            Exchange::Answered(received) => self.inner.endpoints.answered_on(received.local),
         }
+        exchange
     }
 
     fn build(&self, outgoing: Outgoing) -> Option<reqwest::Request> {
         let pair = Pair::of(outgoing.api);
-        let keys = self.inner.keys.get(self.merchant)?;
+        let keys = self.inner.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = keys.get(self.merchant)?;
         let values = match pair {
             Pair::Private => keys.private.as_ref(),
             Pair::Public => keys.public.as_ref(),
@@ -239,6 +342,7 @@ impl Sender<'_> {
         let mut request = reqwest::Request::new(outgoing.method, url);
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(unfold::GZIP));
         for (name, value) in pair.header_names().into_iter().zip(values?) {
             headers.insert(HeaderName::from_static(name), value.clone());
         }
@@ -261,6 +365,30 @@ impl Sender<'_> {
             TraceHeaders::Sent => HeaderValue::from_str(self.traceparent?).ok(),
             TraceHeaders::Kept => None,
         }
+    }
+}
+
+/// Reads what came back, or gives `late` where that takes until after the deadline. What may take long does not hold up
+/// everybody else's exchanges meanwhile.
+async fn read_by<T: Send + 'static>(
+    deadline: Instant,
+    received: Received,
+    read: impl FnOnce(&Received) -> Reading<T> + Send + 'static,
+    late: T,
+) -> Reading<T> {
+    let is_long = received.body.as_ref().is_ok_and(|body| body.len() > READ_AT_ONCE_BYTES_MAX);
+    if !is_long {
+        return read(&received);
+    }
+    let reading = tokio::task::spawn_blocking(move || read(&received));
+    match tokio::time::timeout_at(deadline, reading).await {
+        Ok(Ok(reading)) => reading,
+        // A panic is the step's, which knows what to make of it.
+        Ok(Err(broken)) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_the_runtime_stops) => Reading { read: late, failure: Some(failure::LATE) },
+        },
+        Err(_elapsed) => Reading { read: late, failure: Some(failure::LATE) },
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Outgoing {
     pub(super) method: Method,
     /// The path, from its first slash.
     pub(super) path: String,
+    /// The path without what differs from request to request: good for a log.
+    pub(super) endpoint: &'static str,
     /// The header that carries what is asked for, where the page wants it in one.
     pub(super) header: Option<(&'static str, String)>,
     /// The JSON body.
@@ -95,6 +97,7 @@ pub(super) fn call(order: &Order, batch_callback_url: Option<&Url>) -> Option<Ou
         api: kind.api(),
         method: Method::POST,
         path: call_path(kind).to_owned(),
+        endpoint: call_path(kind),
         header: None,
         body: Some(body),
     })
@@ -102,10 +105,12 @@ pub(super) fn call(order: &Order, batch_callback_url: Option<&Url>) -> Option<Ou
 
 /// One page of a physical payment's activities, counted from 0 (`paywall.md` §7.2).
 pub(super) fn activities(payment_request_id: Uuid, page_index: usize) -> Outgoing {
+    let endpoint = "/api/payment/activities";
     Outgoing {
         api: Api::Physical,
         method: Method::POST,
-        path: "/api/payment/activities".to_owned(),
+        path: endpoint.to_owned(),
+        endpoint,
         header: None,
         body: Some(json(&ActivitiesBody { page_index, page_size: ACTIVITIES_PAGE_SIZE, payment_request_id })),
     }
@@ -113,29 +118,30 @@ pub(super) fn activities(payment_request_id: Uuid, page_index: usize) -> Outgoin
 
 /// A physical payment's inquiry (`paywall.md` §7.1).
 pub(super) fn physical_inquiry(payment_request_id: Uuid) -> Outgoing {
-    get(Api::Physical, format!("/api/payment/inquiry/{}", payment_request_id.as_hyphenated()), None)
+    let path = format!("/api/payment/inquiry/{}", payment_request_id.as_hyphenated());
+    Outgoing { path, ..get(Api::Physical, "/api/payment/inquiry/{paymentRequestId}", None) }
 }
 
 /// A virtual-POS payment by the gateway's code (`paywall.md` §7.3).
 pub(super) fn query_by_unique_code(unique_code: Uuid) -> Outgoing {
     let header = ("uniquecode", unique_code.as_hyphenated().to_string());
-    get(Api::Private, "/api/paywall/private/query/by/uniquecode".to_owned(), Some(header))
+    get(Api::Private, "/api/paywall/private/query/by/uniquecode", Some(header))
 }
 
 /// A virtual-POS payment by the merchant's code (`paywall.md` §7.3).
 pub(super) fn query_by_merchant_code(code: &Code) -> Outgoing {
     let header = ("merchantuniquecode", code.as_str().to_owned());
-    get(Api::Private, "/api/paywall/private/query".to_owned(), Some(header))
+    get(Api::Private, "/api/paywall/private/query", Some(header))
 }
 
 /// A payment by an alternative method, by the merchant's code (`paywall.md` §7.4).
 pub(super) fn apm_query(code: &Code) -> Outgoing {
     let header = ("merchantuniquecode", code.as_str().to_owned());
-    get(Api::Payment, "/api/paywall/apm/query".to_owned(), Some(header))
+    get(Api::Payment, "/api/paywall/apm/query", Some(header))
 }
 
-fn get(api: Api, path: String, header: Option<(&'static str, String)>) -> Outgoing {
-    Outgoing { api, method: Method::GET, path, header, body: None }
+fn get(api: Api, endpoint: &'static str, header: Option<(&'static str, String)>) -> Outgoing {
+    Outgoing { api, method: Method::GET, path: endpoint.to_owned(), endpoint, header, body: None }
 }
 
 fn json(body: &impl Serialize) -> Vec<u8> {

@@ -9,13 +9,15 @@ use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
+use super::authorities;
 use crate::config::{self, KeyPair, PlainHttp};
 use crate::domain::intent::{Api, MerchantName};
+use crate::web::resolver::Resolver;
 use crate::web::{self, Built};
 
 /// An idle connection is kept so long: shorter than servers usually keep theirs, since a request on a connection
 /// that the server is just closing ends in doubt.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// At most so many idle connections are kept for each address.
 const POOL_IDLE_PER_HOST_MAX: usize = 32;
@@ -34,16 +36,33 @@ pub(super) fn check(
     let mut mistakes = Vec::new();
     for (api, url) in &settings.urls {
         if let Some(fault) = address_fault(url, settings.plain_http) {
-            mistakes.push(Mistake { key: url_key(*api), fault });
+            mistakes.push(InvalidSetting { key: url_key(*api), fault });
         }
     }
+    let keys = keys_of(merchants, &mut mistakes);
+    if mistakes.is_empty() { Ok(keys) } else { Err(Error::Settings(InvalidSettings(mistakes))) }
+}
+
+/// The keys of all merchants, as HTTP carries them.
+pub(super) fn keys(
+    merchants: &BTreeMap<MerchantName, config::Merchant>,
+) -> Result<BTreeMap<MerchantName, MerchantKeys>, InvalidSettings> {
+    let mut mistakes = Vec::new();
+    let keys = keys_of(merchants, &mut mistakes);
+    if mistakes.is_empty() { Ok(keys) } else { Err(InvalidSettings(mistakes)) }
+}
+
+fn keys_of(
+    merchants: &BTreeMap<MerchantName, config::Merchant>,
+    mistakes: &mut Vec<InvalidSetting>,
+) -> BTreeMap<MerchantName, MerchantKeys> {
     let mut keys = BTreeMap::new();
     for (name, merchant) in merchants {
-        let private = header_values(merchant.private.as_ref(), name, "private", &mut mistakes);
-        let public = header_values(merchant.public.as_ref(), name, "public", &mut mistakes);
+        let private = header_values(merchant.private.as_ref(), name, "private", mistakes);
+        let public = header_values(merchant.public.as_ref(), name, "public", mistakes);
         keys.insert(name.clone(), MerchantKeys { private, public });
     }
-    if mistakes.is_empty() { Ok(keys) } else { Err(Error::Settings(Mistakes(mistakes))) }
+    keys
 }
 
 /// The client with the gateway's own limits.
@@ -51,9 +70,13 @@ pub(super) fn client(settings: &config::Gateway) -> Result<Client, Error> {
     // A connection still being made at the call's deadline could not be told from a request that was sent, so the
     // making ends a little earlier.
     let connect_timeout = settings.connect_timeout.min(settings.call_timeout - settings.call_timeout / 10);
-    let built = web::client(&[], |builder| {
+    let authorities = settings.ca_file.as_deref().map_or(Ok(Vec::new()), authorities::read)?;
+    let built = web::client(&authorities, |builder| {
         builder
             .connect_timeout(connect_timeout)
+            .dns_resolver(Resolver::new(connect_timeout - connect_timeout / 10))
+            // We unfold replies ourselves, within bounds on both sides.
+            .gzip(false)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
     });
@@ -66,16 +89,16 @@ pub(super) fn client(settings: &config::Gateway) -> Result<Client, Error> {
     }
 }
 
-fn address_fault(url: &Url, plain_http: PlainHttp) -> Option<Fault> {
+fn address_fault(url: &Url, plain_http: PlainHttp) -> Option<SettingProblem> {
     match (url.scheme(), plain_http) {
         ("https", PlainHttp::Loopback | PlainHttp::Anywhere) | ("http", PlainHttp::Anywhere) => {}
         ("http", PlainHttp::Loopback) if is_loopback(url) => {}
-        ("http", PlainHttp::Loopback) => return Some(Fault::PlainHttp),
-        (_, PlainHttp::Loopback | PlainHttp::Anywhere) => return Some(Fault::NotHttp),
+        ("http", PlainHttp::Loopback) => return Some(SettingProblem::PlainHttp),
+        (_, PlainHttp::Loopback | PlainHttp::Anywhere) => return Some(SettingProblem::NotHttp),
     }
     let has_credentials = !url.username().is_empty() || url.password().is_some();
     let has_more = url.query().is_some() || url.fragment().is_some();
-    (has_credentials || has_more).then_some(Fault::NotBase)
+    (has_credentials || has_more).then_some(SettingProblem::NotBase)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -91,15 +114,15 @@ fn header_values(
     pair: Option<&KeyPair>,
     merchant: &MerchantName,
     name: &str,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<InvalidSetting>,
 ) -> Option<[HeaderValue; 2]> {
     let KeyPair { key, client } = pair?;
     let mut value = |secret: &SecretString, part: &str| {
         let value = HeaderValue::from_str(secret.expose_secret()).ok();
         if value.is_none() {
-            mistakes.push(Mistake {
+            mistakes.push(InvalidSetting {
                 key: format!("merchants.{merchant}.{name}_{part}"),
-                fault: Fault::NotHeader,
+                fault: SettingProblem::NotHeader,
             });
         }
         value.map(|mut value| {
@@ -120,14 +143,17 @@ fn url_key(api: Api) -> String {
 pub enum Error {
     /// The configuration's addresses or keys cannot be used.
     #[error("{0}")]
-    Settings(Mistakes),
+    Settings(InvalidSettings),
+    /// The file of authorities cannot be used.
+    #[error(transparent)]
+    CaFile(#[from] authorities::Error),
     /// The process has not chosen its TLS implementation: a fault of our own.
     #[error("no TLS provider is installed; install rustls's ring provider first thing in main")]
     NoTlsProvider,
     /// An https address, on a machine that trusts nobody.
     #[error(
         "{key} is https, but this machine has no CA certificates; install its ca-certificates package, or name a \
-         PEM file in the environment variable SSL_CERT_FILE"
+         PEM file in gateway.tls.ca_file or in the environment variable SSL_CERT_FILE"
     )]
     NoCertificates {
         /// The address's key.
@@ -140,9 +166,9 @@ pub enum Error {
 
 /// All mistakes of the configuration that the gateway found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct InvalidSettings(pub Vec<InvalidSetting>);
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for InvalidSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.0.iter().enumerate() {
             let parting = if index == 0 { "" } else { "; " };
@@ -155,16 +181,16 @@ impl fmt::Display for Mistakes {
 /// One mistake of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} {fault}")]
-pub struct Mistake {
+pub struct InvalidSetting {
     /// The key's full name.
     pub key: String,
     /// What is wrong with its value.
-    pub fault: Fault,
+    pub fault: SettingProblem,
 }
 
 /// What is wrong with a value of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum SettingProblem {
     /// Neither http nor https.
     #[error("must be an https address")]
     NotHttp,

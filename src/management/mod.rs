@@ -16,7 +16,7 @@ use reqwest::{Certificate, Client};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
 
 pub use rows::{Arguments, BindingRow, ExchangeRow, FlagRow, PolicyRow, QueuePolicies, QueueRow, Scalar};
@@ -29,6 +29,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// A longer list is not read: some 40,000 bindings.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How often a list is asked for that is answered with 500. RabbitMQ does so where something of it is deleted while it is put
+/// together (seen with 3.10), and the next answer is whole.
+const TRIES_MAX: usize = 4;
+
+/// The pause before the next try.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// How many queues or exchanges are asked for at once. A topology has fewer.
 const PAGE_LEN_MAX: usize = 500;
@@ -239,8 +246,18 @@ impl Management {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let body = timeout_at(deadline, self.get(url)).await.map_err(|_| NotSeen::Late)??;
+        let body = timeout_at(deadline, self.get_whole(url)).await.map_err(|_| NotSeen::Late)??;
         serde_json::from_slice(&body).map_err(|_| NotSeen::NotReadable)
+    }
+
+    async fn get_whole(&self, url: Url) -> Result<Vec<u8>, NotSeen> {
+        for _ in 1..TRIES_MAX {
+            match self.get(url.clone()).await {
+                Err(NotSeen::Refused { http_status: 500 }) => sleep(TRY_AGAIN_AFTER).await,
+                got => return got,
+            }
+        }
+        self.get(url).await
     }
 
     /// The error texts of the client are dropped on purpose: they carry addresses.

@@ -1,3 +1,6 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use super::*;
 
 fn row(json: &str) -> QueuePolicies {
@@ -53,4 +56,49 @@ fn what_is_no_address_is_not_repeated() {
             Management::new(&SecretString::from(text.to_owned()), &AmqpTls::default()).expect_err("bad");
         assert!(!error.to_string().contains("canary"), "{error}");
     }
+}
+
+/// A management API that gives each request the next of these answers.
+async fn answering(answers: Vec<(u16, &'static str)>) -> Management {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        for (status, body) in answers {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(socket.read_u8().await.expect("a request"));
+            }
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            socket.write_all(answer.as_bytes()).await.expect("somebody reads");
+        }
+    });
+    Management::new(&SecretString::from(url), &AmqpTls::default()).expect("an address")
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[tokio::test]
+async fn a_list_that_the_broker_fails_to_put_together_is_asked_for_again() {
+    let management = answering(vec![(500, ""), (500, ""), (200, "[]")]).await;
+    assert_eq!(management.policies("/", soon()).await.map(|rows| rows.len()), Ok(0));
+}
+
+#[tokio::test]
+async fn a_list_that_is_refused_is_not_asked_for_again() {
+    let management = answering(vec![(401, ""), (200, "[]")]).await;
+    let refused = management.policies("/", soon()).await.map(|rows| rows.len());
+    assert_eq!(refused, Err(NotSeen::Refused { http_status: 401 }));
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_on_failing_is_told_as_it_answers() {
+    let management = answering(vec![(500, ""); TRIES_MAX]).await;
+    let refused = management.policies("/", soon()).await.map(|rows| rows.len());
+    assert_eq!(refused, Err(NotSeen::Refused { http_status: 500 }));
 }

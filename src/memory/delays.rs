@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::lateness::{Figures, Hop, Lateness, Limits, News, Seen};
+use crate::domain::lateness::{Figures, Hop, Lateness, LatenessLimits, News, Seen};
 use crate::domain::retry::Tiers;
 
 /// The delay queues. Lost with the process: what a stuck queue held before is alarmed when another letter is put in.
@@ -15,7 +15,7 @@ pub struct Delays(Mutex<Lateness>);
 
 impl Delays {
     /// Nothing has been put into any of these tiers yet.
-    pub fn new(tiers: &Tiers, limits: Limits) -> Delays {
+    pub fn new(tiers: &Tiers, limits: LatenessLimits) -> Delays {
         Delays(Mutex::new(Lateness::new(tiers, limits)))
     }
 

@@ -21,15 +21,15 @@ pub struct Letters {
 
 #[derive(Debug, Default)]
 struct Inner {
-    known: HashMap<Letter, Known>,
+    known: HashMap<Letter, Remembered>,
     /// What may be forgotten when the room is full, the oldest first.
     idle: VecDeque<Letter>,
     idle_bytes: usize,
 }
 
 #[derive(Debug)]
-enum Known {
-    /// A story is being told; whoever waits for its end holds a receiver.
+enum Remembered {
+    /// Its step is under way; who waits for its end holds a receiver.
     InHand(watch::Receiver<()>),
     /// Decided, and perhaps announced, but not known to be settled.
     Decided(Messages),
@@ -50,8 +50,8 @@ impl Letters {
             let mut waiting = {
                 let mut inner = self.lock();
                 match inner.known.remove(&name) {
-                    Some(Known::InHand(ended)) => {
-                        inner.known.insert(name.clone(), Known::InHand(ended.clone()));
+                    Some(Remembered::InHand(ended)) => {
+                        inner.known.insert(name.clone(), Remembered::InHand(ended.clone()));
                         ended
                     }
                     known => {
@@ -59,17 +59,17 @@ impl Letters {
                             inner.forget_idle(&name);
                         }
                         let (ends, ended) = watch::channel(());
-                        inner.known.insert(name.clone(), Known::InHand(ended));
+                        inner.known.insert(name.clone(), Remembered::InHand(ended));
                         let decided = match known {
-                            Some(Known::Decided(messages)) => Before::Decided(messages),
-                            Some(Known::Untouched) => Before::Untouched,
-                            Some(Known::InHand(_)) | None => Before::Nothing,
+                            Some(Remembered::Decided(messages)) => Before::Decided(messages),
+                            Some(Remembered::Untouched) => Before::Untouched,
+                            Some(Remembered::InHand(_)) | None => Before::Nothing,
                         };
                         return Begun { letters: Arc::clone(self), name, before: decided, _ends: ends };
                     }
                 }
             };
-            // It ends when the other's hand is dropped, whatever became of its story.
+            // It ends when the other's hand is dropped, whatever became of its step.
             let _ = waiting.changed().await;
         }
     }
@@ -83,7 +83,7 @@ impl Letters {
         let name = named(letter);
         let mut inner = self.lock();
         if !inner.known.contains_key(&name) {
-            inner.keep_idle(name, Known::Untouched, self.bytes_max);
+            inner.keep_idle(name, Remembered::Untouched, self.bytes_max);
         }
     }
 
@@ -94,7 +94,7 @@ impl Letters {
 
 impl Inner {
     /// Remembers what nobody has in hand, and forgets the oldest of it where there is no room.
-    fn keep_idle(&mut self, name: Letter, known: Known, bytes_max: usize) {
+    fn keep_idle(&mut self, name: Letter, known: Remembered, bytes_max: usize) {
         self.idle_bytes += weight(&name, &known);
         self.idle.push_back(name.clone());
         self.known.insert(name, known);
@@ -172,10 +172,10 @@ impl Drop for Begun {
         match std::mem::replace(&mut self.before, Before::Nothing) {
             Before::Nothing => {}
             Before::Decided(messages) => {
-                inner.keep_idle(self.name.clone(), Known::Decided(messages), self.letters.bytes_max);
+                inner.keep_idle(self.name.clone(), Remembered::Decided(messages), self.letters.bytes_max);
             }
             Before::Untouched => {
-                inner.keep_idle(self.name.clone(), Known::Untouched, self.letters.bytes_max);
+                inner.keep_idle(self.name.clone(), Remembered::Untouched, self.letters.bytes_max);
             }
         }
     }
@@ -207,12 +207,12 @@ pub(super) fn without(letter: &Letter, leave_out: impl Fn(&str) -> bool) -> Lett
 }
 
 /// About so many bytes does a letter take here.
-fn weight(name: &Letter, known: &Known) -> usize {
+fn weight(name: &Letter, known: &Remembered) -> usize {
     let messages = match known {
-        Known::Decided(messages) => {
+        Remembered::Decided(messages) => {
             messages.as_slice().iter().map(|message| message.body.len() + 1_024).sum()
         }
-        Known::InHand(_) | Known::Untouched => 0,
+        Remembered::InHand(_) | Remembered::Untouched => 0,
     };
     name.body.len() + 1_024 + messages
 }
@@ -242,6 +242,7 @@ mod tests {
             headers: Headers::new(),
             content_type: "application/json",
             message_id: None,
+            occasion: None,
             body: Bytes::from_static(body.as_bytes()),
         };
         Messages::new(message, [])

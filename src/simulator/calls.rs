@@ -204,13 +204,13 @@ impl Handle {
         let auto_seed = self.auto_seed();
         let strike = self.with(|state| {
             let now = state.clock.now();
-            let State { world, faults, dice, .. } = state;
+            let State { world, faults, rng, .. } = state;
             let merchant = call.merchant.as_deref();
             if let (true, Some(merchant)) = (auto_seed, merchant) {
                 world.meet(now, merchant, call.endpoint, &call.named);
             }
             let names = world.names(merchant, &call.named);
-            let strike = faults.strike(&Target { endpoint: call.endpoint, merchant, names: &names }, dice);
+            let strike = faults.strike(&Target { endpoint: call.endpoint, merchant, names: &names }, rng);
             state.calls_seen += 1;
             call.number = state.calls_seen;
             let record = CallRecord {
@@ -245,10 +245,10 @@ impl Handle {
             let mut touched = world.watch(now, merchant, &call.named);
             let answer = request.answer(call.endpoint, world, now, merchant);
             world.compare(now, &mut touched);
-            let mend = |record: &mut CallRecord, touched: Option<&super::world::Touched>| {
+            let amend = |record: &mut CallRecord, touched: Option<&super::world::Touched>| {
                 record.effect = touched.and_then(|touched| touched.what);
             };
-            world.mend_call(Some(merchant), &call.named, call.number, mend, &touched);
+            world.amend_call(Some(merchant), &call.named, call.number, amend, &touched);
             answer
         });
         self.changed();
@@ -285,14 +285,14 @@ impl Handle {
 
     fn note_reply(&self, call: &Call, replied: Option<u16>) {
         self.with(|state| {
-            let mend = |record: &mut CallRecord, _: Option<&super::world::Touched>| record.replied = replied;
-            state.world.mend_call(call.merchant.as_deref(), &call.named, call.number, mend, &[]);
+            let amend = |record: &mut CallRecord, _: Option<&super::world::Touched>| record.replied = replied;
+            state.world.amend_call(call.merchant.as_deref(), &call.named, call.number, amend, &[]);
         });
     }
 
     fn foreign(&self) -> Foreign {
         self.with(|state| {
-            let uuid = uuid::Builder::from_random_bytes(state.dice.random()).into_uuid();
+            let uuid = uuid::Builder::from_random_bytes(state.rng.random()).into_uuid();
             Foreign { uuid, code: format!("FOREIGN-{}", uuid.simple()) }
         })
     }

@@ -36,7 +36,7 @@ pub struct Fault {
     /// How often it strikes.
     #[serde(default)]
     pub times: Times,
-    /// The chance, from 0 to 1, with which it strikes a fitting call; absent: always. The dice are seeded.
+    /// The chance, from 0 to 1, with which it strikes a fitting call; absent: always. The random generator is seeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
 }
@@ -346,7 +346,7 @@ impl FaultTable {
     }
 
     /// The fault that strikes this call, if one does.
-    pub(super) fn strike(&mut self, target: &Target<'_>, dice: &mut impl Rng) -> Option<Strike> {
+    pub(super) fn strike(&mut self, target: &Target<'_>, rng: &mut impl Rng) -> Option<Strike> {
         self.planned.iter_mut().find_map(|planned| {
             let Planned { report: FaultReport { id, fault, seen, struck }, released } = planned;
             if !fits(fault, target) {
@@ -360,7 +360,7 @@ impl FaultTable {
             if spent || *seen <= u64::from(fault.skip) {
                 return None;
             }
-            if fault.ratio.is_some_and(|ratio| !dice.random_bool(ratio.clamp(0.0, 1.0))) {
+            if fault.ratio.is_some_and(|ratio| !rng.random_bool(ratio.clamp(0.0, 1.0))) {
                 return None;
             }
             *struck += 1;
@@ -390,14 +390,14 @@ mod tests {
 
     fn struck(fault: Fault, calls: &[(Endpoint, &str)]) -> Vec<bool> {
         let mut table = FaultTable::default();
-        let mut dice = StdRng::seed_from_u64(1);
+        let mut rng = StdRng::seed_from_u64(1);
         table.plan(fault);
         calls
             .iter()
             .map(|(endpoint, name)| {
                 let names = [(*name).to_owned()];
                 let target = Target { endpoint: *endpoint, merchant: Some("default"), names: &names };
-                table.strike(&target, &mut dice).is_some()
+                table.strike(&target, &mut rng).is_some()
             })
             .collect()
     }
@@ -435,22 +435,22 @@ mod tests {
     #[test]
     fn the_first_fault_that_fits_strikes_and_the_next_takes_over_when_it_is_spent() {
         let mut table = FaultTable::default();
-        let mut dice = StdRng::seed_from_u64(1);
+        let mut rng = StdRng::seed_from_u64(1);
         let first = table.plan(Fault::new(FaultKind::Reset));
         let second = table.plan(Fault::new(FaultKind::Close));
         let names = ["a".to_owned()];
         let target = Target { endpoint: Endpoint::AsyncCancel, merchant: None, names: &names };
-        let ids: Vec<_> = (0..3).map(|_| table.strike(&target, &mut dice).map(|strike| strike.id)).collect();
+        let ids: Vec<_> = (0..3).map(|_| table.strike(&target, &mut rng).map(|strike| strike.id)).collect();
         assert_eq!(ids, [Some(first), Some(second), None]);
     }
 
     #[test]
     fn clearing_a_fault_releases_what_hangs_on_it() {
         let mut table = FaultTable::default();
-        let mut dice = StdRng::seed_from_u64(1);
+        let mut rng = StdRng::seed_from_u64(1);
         let id = table.plan(Fault::new(FaultKind::Hang));
         let target = Target { endpoint: Endpoint::AsyncCancel, merchant: None, names: &[] };
-        let strike = table.strike(&target, &mut dice).unwrap();
+        let strike = table.strike(&target, &mut rng).unwrap();
         table.clear(id);
         assert!(strike.released.is_cancelled());
     }

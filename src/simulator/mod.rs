@@ -56,6 +56,7 @@ mod calls;
 mod clock;
 mod control;
 mod faults;
+mod hosts;
 mod payment;
 mod physical;
 mod private;
@@ -104,6 +105,7 @@ pub use world::SeedError;
 
 use clock::SimClock;
 use faults::FaultTable;
+use hosts::Hosts;
 use serve::{Door, DoorOrder, Role};
 use world::World;
 
@@ -128,10 +130,13 @@ pub struct SimulatorConfig {
     pub auto_seed: bool,
     /// How the clock goes.
     pub clock: ClockStart,
-    /// The seed of its dice: ratios of faults, made-up identifiers.
+    /// The seed of its rng: ratios of faults, made-up identifiers.
     pub seed: u64,
     /// How many requests are kept word for word.
     pub requests_kept_max: usize,
+    /// Whether a connection carries more than one request. Where it does, a request can be the victim of a fault that
+    /// struck the one before it on its connection.
+    pub keep_alive: bool,
 }
 
 impl Default for SimulatorConfig {
@@ -145,6 +150,7 @@ impl Default for SimulatorConfig {
             clock: ClockStart::Real,
             seed: 1,
             requests_kept_max: 1_000,
+            keep_alive: true,
         }
     }
 }
@@ -262,8 +268,17 @@ impl Simulator {
     ///
     /// If a port cannot be had.
     pub async fn start(config: SimulatorConfig) -> io::Result<Self> {
-        let SimulatorConfig { bind, ports, merchants, rules, auto_seed, clock, seed, requests_kept_max } =
-            config;
+        let SimulatorConfig {
+            bind,
+            ports,
+            merchants,
+            rules,
+            auto_seed,
+            clock,
+            seed,
+            requests_kept_max,
+            keep_alive,
+        } = config;
         let listen = |port| serve::listen(SocketAddr::new(bind, port));
         let listeners = [listen(ports.physical)?, listen(ports.private)?, listen(ports.payment)?];
         let control = listen(ports.control)?;
@@ -291,7 +306,7 @@ impl Simulator {
             clock: SimClock::start(clock),
             world: World::new(rules, seed),
             faults: FaultTable::default(),
-            dice: StdRng::seed_from_u64(seed.wrapping_add(1)),
+            rng: StdRng::seed_from_u64(seed.wrapping_add(1)),
             requests: VecDeque::new(),
             requests_seen: 0,
             calls_seen: 0,
@@ -301,6 +316,8 @@ impl Simulator {
             merchants,
             auto_seed,
             requests_kept_max: requests_kept_max.max(1),
+            keep_alive,
+            hosts: Hosts::of(bind),
             state: Mutex::new(state),
             version: watch::Sender::new(0),
             doors,
@@ -364,6 +381,8 @@ struct Inner {
     merchants: Vec<Merchant>,
     auto_seed: bool,
     requests_kept_max: usize,
+    keep_alive: bool,
+    hosts: Hosts,
     /// Never held over an await.
     state: Mutex<State>,
     /// Grows with everything that happens, to wake who waits.
@@ -380,7 +399,7 @@ struct State {
     clock: SimClock,
     world: World,
     faults: FaultTable,
-    dice: StdRng,
+    rng: StdRng,
     requests: VecDeque<RequestRecord>,
     requests_seen: u64,
     calls_seen: u64,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::header::{HOST, HeaderValue};
 use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
@@ -187,6 +188,7 @@ async fn converse(handle: Handle, role: Role, stream: TcpStream, end: Cancellati
     let twin = SockRef::from(&stream).try_clone();
     let reset = Arc::new(AtomicBool::new(false));
     let wish = Arc::clone(&reset);
+    let keep_alive = handle.inner.keep_alive;
     let service = service_fn(move |request| {
         let (handle, wish) = (handle.clone(), Arc::clone(&wish));
         async move {
@@ -197,7 +199,8 @@ async fn converse(handle: Handle, role: Role, stream: TcpStream, end: Cancellati
             reply
         }
     });
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http1::Builder::new().keep_alive(keep_alive).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         // An error is a client that left, or a fault that was planned: nobody needs to hear of it.
         _ = connection => {}
@@ -233,6 +236,10 @@ async fn respond(
     request: hyper::Request<hyper::body::Incoming>,
 ) -> Result<Response<ReplyBody>, Broken> {
     let (parts, body) = request.into_parts();
+    let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
+    if !handle.inner.hosts.lock_out_ended(host) {
+        return Ok(bare(StatusCode::MISDIRECTED_REQUEST));
+    }
     let body_bytes_max = match role {
         Role::Api(_) => API_BODY_BYTES_MAX,
         Role::Control => CONTROL_BODY_BYTES_MAX,

@@ -898,6 +898,18 @@ async fn a_wait_that_does_not_come_true_ends_in_time() {
 }
 
 #[tokio::test]
+async fn a_page_that_calls_itself_this_machine_is_not_let_in() {
+    let stage = Stage::set().await;
+    let urls = stage.simulator.urls();
+    for url in [&urls.physical, &urls.private, &urls.payment, &urls.control] {
+        let asked = |host: &str| stage.client.get(format!("{url}/control/health")).header("host", host);
+        let status = |request: RequestBuilder| async { request.send().await.unwrap().status() };
+        assert_eq!(status(asked("evil.example:18080")).await, StatusCode::MISDIRECTED_REQUEST, "{url}");
+        assert_ne!(status(asked("localhost:18080")).await, StatusCode::MISDIRECTED_REQUEST, "{url}");
+    }
+}
+
+#[tokio::test]
 async fn the_control_api_does_what_the_library_does() {
     let stage = Stage::set().await;
     let at = |path: &str| format!("{}/control/{path}", stage.simulator.urls().control);

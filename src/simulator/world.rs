@@ -37,7 +37,7 @@ pub(super) struct World {
     index: HashMap<(String, Identifier), usize>,
     by_name: HashMap<String, usize>,
     unknown: HashMap<String, CallLog>,
-    dice: StdRng,
+    rng: StdRng,
     last_number: u64,
     last_bulk: u64,
 }
@@ -50,7 +50,7 @@ impl World {
             index: HashMap::new(),
             by_name: HashMap::new(),
             unknown: HashMap::new(),
-            dice: StdRng::seed_from_u64(seed),
+            rng: StdRng::seed_from_u64(seed),
             last_number: 14_210,
             last_bulk: 2_682,
         }
@@ -93,7 +93,7 @@ impl World {
     }
 
     fn made_up_uuid(&mut self) -> Uuid {
-        uuid::Builder::from_random_bytes(self.dice.random()).into_uuid()
+        uuid::Builder::from_random_bytes(self.rng.random()).into_uuid()
     }
 
     fn made_up_code(&mut self) -> String {

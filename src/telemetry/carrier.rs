@@ -36,16 +36,6 @@ pub fn inject(span: &Span) -> Headers {
     outgoing.0
 }
 
-/// The trace id of `span`, in lower-case hex; `None` if it has no trace.
-pub fn trace_id(span: &Span) -> Option<String> {
-    use opentelemetry::trace::TraceContextExt as _;
-
-    let context = span.context();
-    let span = context.span();
-    let span_context = span.span_context();
-    span_context.is_valid().then(|| span_context.trace_id().to_string())
-}
-
 struct Incoming<'a>(&'a Headers);
 
 impl Extractor for Incoming<'_> {

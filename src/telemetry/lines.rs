@@ -20,6 +20,9 @@ use crate::config::LogFormat;
 /// No text of a line is longer; what is beyond is cut off.
 const TEXT_CHARS_MAX: usize = 2_000;
 
+/// The event of a line that a library of ours wrote: `target` says which.
+const OF_A_LIBRARY: &str = "library_warned";
+
 /// The names that a line has of its own; a field of the same name steps aside.
 const OWN_NAMES: [&str; 7] = ["timestamp", "level", "event", "target", "message", "trace_id", "span_id"];
 
@@ -92,47 +95,52 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    /// Everything but time, level, event and message, in the order in which it is written.
+    fn pairs(&self) -> Vec<(String, Value)> {
+        let mut pairs = Vec::new();
+        if let Some(trace) = &self.trace {
+            pairs.push(("trace_id".to_owned(), trace.trace_id().to_string().into()));
+            pairs.push(("span_id".to_owned(), trace.span_id().to_string().into()));
+        }
+        if self.name.is_none() {
+            pairs.push(("target".to_owned(), self.target.into()));
+        }
+        for (name, value) in &self.fields.others {
+            let name = if OWN_NAMES.contains(name) { format!("field.{name}") } else { (*name).to_owned() };
+            pairs.push((name, value.clone()));
+        }
+        pairs
+    }
+
+    fn event(&self) -> &str {
+        self.name.unwrap_or(OF_A_LIBRARY)
+    }
+
     fn json(self) -> String {
-        let mut pairs: Vec<(String, Value)> = Vec::new();
-        let mut push = |name: &str, value: Value| pairs.push((name.to_owned(), value));
-        push("timestamp", self.timestamp.into());
-        push("level", self.level.as_str().to_ascii_lowercase().into());
-        match self.name {
-            Some(name) => push("event", name.into()),
-            None => push("target", self.target.into()),
-        }
-        push("message", self.fields.message.into());
-        if let Some(trace) = self.trace {
-            push("trace_id", trace.trace_id().to_string().into());
-            push("span_id", trace.span_id().to_string().into());
-        }
-        for (name, value) in self.fields.others {
-            if OWN_NAMES.contains(&name) {
-                push(&format!("field.{name}"), value);
-            } else {
-                push(name, value);
-            }
-        }
-        let pairs: Vec<String> =
-            pairs.into_iter().map(|(name, value)| format!("{}:{value}", Value::from(name))).collect();
+        let first: [(&str, Value); 4] = [
+            ("timestamp", self.timestamp.as_str().into()),
+            ("level", self.level.as_str().to_ascii_lowercase().into()),
+            ("event", self.event().into()),
+            ("message", self.fields.message.as_str().into()),
+        ];
+        let first = first.map(|(name, value)| (name.to_owned(), value));
+        let pairs: Vec<String> = first
+            .into_iter()
+            .chain(self.pairs())
+            .map(|(name, value)| format!("{}:{}", Value::from(name), harmless(&value.to_string())))
+            .collect();
         format!("{{{}}}\n", pairs.join(","))
     }
 
     fn text(self) -> String {
-        let mut line = format!("{} {:>5} {}", self.timestamp, self.level, escaped(&self.fields.message));
+        let (event, message) = (self.event(), harmless(&self.fields.message));
+        let mut line = format!("{} {:>5} {event}: {message}", self.timestamp, self.level);
         // Writing to a `String` cannot fail.
-        for (name, value) in &self.fields.others {
-            let _ = match value {
+        for (name, value) in self.pairs() {
+            let _ = match &value {
                 Value::String(text) if is_plain(text) => write!(line, " {name}={text}"),
-                other => write!(line, " {name}={other}"),
+                other => write!(line, " {name}={}", harmless(&other.to_string())),
             };
-        }
-        if self.name.is_none() {
-            let _ = write!(line, " target={}", self.target);
-        }
-        if let Some(trace) = self.trace {
-            let id = trace.trace_id().to_string();
-            let _ = write!(line, " trace={}", id.get(..8).unwrap_or(&id));
         }
         line.push('\n');
         line
@@ -140,12 +148,30 @@ impl Line<'_> {
 }
 
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=')
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || is_order(c) || c == '"' || c == '=')
 }
 
-/// A line stays one line, and a terminal gets no orders from it.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+/// A line stays one line, and a terminal gets no orders from it: each character that could be one is written as JSON
+/// escapes it.
+fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_order(c) {
+            // Writing to a `String` cannot fail; and all of them have four digits.
+            let _ = write!(harmless, "\\u{:04x}", u32::from(c));
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
+}
+
+/// Whether a terminal, or whoever breaks a text into lines, may take this for more than a sign: C0 and C1, what turns the
+/// direction of writing around, what cannot be seen, and Unicode's ends of lines.
+fn is_order(c: char) -> bool {
+    let is_unseen = matches!(c,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}');
+    c.is_control() || is_unseen
 }
 
 /// An event's fields.

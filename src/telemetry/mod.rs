@@ -5,6 +5,7 @@
 //! this way.
 
 pub mod carrier;
+mod drops;
 pub mod events;
 mod lines;
 pub mod setup;

@@ -9,17 +9,15 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry};
 
+use super::drops::{self, Writing};
 use super::events;
 use super::lines::Lines;
 use crate::clock::Clock;
 use crate::config::Telemetry;
 
-/// The variables that may say which lines are written, the first one that is set; in the syntax of
-/// `tracing_subscriber::EnvFilter`: `debug`, `cancel_worker::amqp=trace`.
+/// The variables that may say which lines are written, the first one that is set, before `telemetry.level`; in the
+/// syntax of `tracing_subscriber::EnvFilter`: `debug`, `cancel_worker::amqp=trace`.
 pub const FILTER_VARIABLES: [&str; 2] = ["CANCEL_WORKER_LOG", "RUST_LOG"];
-
-/// What is written when nobody says.
-const FILTER_DEFAULT: &str = "info";
 
 /// How targets of our own begin.
 const OURS: &str = "cancel_worker";
@@ -49,6 +47,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Guard {
     provider: SdkTracerProvider,
+    /// Dropped last, after `provider` was shut down.
+    _writing: Writing,
 }
 
 impl Drop for Guard {
@@ -59,7 +59,12 @@ impl Drop for Guard {
 }
 
 /// Sets telemetry up for the whole process: lines go to standard error, so that standard output is for
-/// results. `filter` is the value of one of [`FILTER_VARIABLES`].
+/// results. Nobody waits for their reader: beyond a bound they are dropped, and counted. `filter` is the value of one of
+/// [`FILTER_VARIABLES`].
+///
+/// # Panics
+///
+/// Where there is no runtime.
 ///
 /// # Errors
 ///
@@ -67,14 +72,16 @@ impl Drop for Guard {
 pub fn init(telemetry: &Telemetry, filter: Option<&str>, clock: Clock) -> Result<Guard, Error> {
     // Here an exporter is added, where `telemetry.otlp_endpoint` wants one.
     let provider = provider(telemetry).build();
-    let subscriber = subscriber(telemetry, filter, clock, &provider, std::io::stderr)?;
+    let (lines, guard) = drops::lossy(std::io::stderr());
+    let dropped = lines.error_counter();
+    let subscriber = subscriber(telemetry, filter, clock, &provider, lines)?;
     tracing::subscriber::set_global_default(subscriber).map_err(Error::Twice)?;
     // The standard hook prints the panic's text, which may quote anything.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         events::panicked(&place);
     }));
-    Ok(Guard { provider })
+    Ok(Guard { provider, _writing: Writing::begin(dropped, guard) })
 }
 
 /// What makes spans, before it is told where to send them.
@@ -97,7 +104,7 @@ pub(super) fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(FILTER_DEFAULT);
+    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(telemetry.level.as_str());
     let wanted = EnvFilter::builder().parse(filter).map_err(Error::Filter)?;
     // Our spans are always there, whichever lines are wanted: without them a line would not know its trace.
     let spoken = wanted.or(filter_fn(|metadata| metadata.is_span())).and(filter_fn(may_speak));

@@ -1,6 +1,6 @@
 //! What a delivery is made of, as spans: `receive` around `decode`, `plan`, `call` or `inquire`, `classify`,
 //! `decide`, `announce` and `settle`. Attributes are named as OpenTelemetry's semantic conventions name them
-//! where they have a name; ours are `intent.id`, `cancel.kind`, `merchant`.
+//! where they have a name; ours are `cancel.intent_id`, `cancel.kind`, `cancel.merchant`.
 
 use tracing::field::Empty;
 use tracing::{Span, info_span};
@@ -27,8 +27,8 @@ pub fn delivery(source: Source, destination: &str, redelivered: Redelivered, bod
         cancel.source = source_name(source),
         cancel.redelivered = redelivered == Redelivered::Yes,
         cancel.kind = kind,
-        intent.id = Empty,
-        merchant = Empty,
+        cancel.intent_id = Empty,
+        cancel.merchant = Empty,
     )
 }
 
@@ -44,9 +44,9 @@ pub(super) fn source_name(source: Source) -> &'static str {
 
 /// Says whose delivery it is, once it is known.
 pub fn identify(delivery: &Span, intent_id: &str, kind: &str, merchant: &str) {
-    delivery.record("intent.id", intent_id);
+    delivery.record("cancel.intent_id", intent_id);
     delivery.record("cancel.kind", kind);
-    delivery.record("merchant", merchant);
+    delivery.record("cancel.merchant", merchant);
 }
 
 /// The letter becomes an intent and its history.
@@ -72,7 +72,7 @@ pub fn call(kind: &str, server_address: &str, path: &str, attempt: u32) -> Span 
         http.response.status_code = Empty,
         error.type = Empty,
         cancel.kind = kind,
-        attempt,
+        cancel.attempts = attempt,
     )
 }
 
@@ -81,22 +81,7 @@ pub fn inquire(kind: &str, asked: u32) -> Span {
     info_span!("inquire", cancel.kind = kind, asked)
 }
 
-/// One HTTP exchange of a look.
-pub fn question(method: &'static str, server_address: &str, path: &str) -> Span {
-    info_span!(
-        "question",
-        otel.name = format!("{method} {path}"),
-        otel.kind = "client",
-        otel.status_code = Empty,
-        http.request.method = method,
-        url.template = path,
-        server.address = server_address,
-        http.response.status_code = Empty,
-        error.type = Empty,
-    )
-}
-
-/// The exchange of this span ([`call`], [`question`]) was answered.
+/// The exchange of this span ([`call`]) was answered.
 pub fn answered(exchange: &Span, http_status: u16) {
     exchange.record("http.response.status_code", http_status);
     if http_status >= 400 {
@@ -105,7 +90,7 @@ pub fn answered(exchange: &Span, http_status: u16) {
     }
 }
 
-/// The exchange of this span ([`call`], [`question`]) was not answered; `why` is one word, such as `timeout`.
+/// The exchange of this span ([`call`]) was not answered; `why` is one word, such as `timeout`.
 pub fn unanswered(exchange: &Span, why: &str) {
     exchange.record("error.type", why);
     exchange.record("otel.status_code", "ERROR");
@@ -124,21 +109,6 @@ pub fn decide() -> Span {
 /// All messages of one decision are published and confirmed.
 pub fn announce(messages_len: usize) -> Span {
     info_span!("announce", messages_len)
-}
-
-/// One message is published and confirmed. `destination` is exchange and routing key with a colon between
-/// them.
-pub fn publish(destination: &str, body_bytes: usize) -> Span {
-    info_span!(
-        "publish",
-        otel.name = format!("publish {destination}"),
-        otel.kind = "producer",
-        messaging.system = "rabbitmq",
-        messaging.operation.name = "publish",
-        messaging.operation.type = "send",
-        messaging.destination.name = destination,
-        messaging.message.body.size = body_bytes,
-    )
 }
 
 /// The delivery is given back, done.

@@ -1,6 +1,8 @@
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+use std::{fs, io};
 
 use jiff::Timestamp;
 use opentelemetry::trace::{SpanId, TraceContextExt as _};
@@ -10,10 +12,12 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tracing::{Level, Span};
 
-use super::events::{self, Of};
-use super::{carrier, setup, spans};
+use super::events::{self, Endpoint, IntentRef};
+use super::{carrier, drops, setup, spans};
 use crate::clock::Clock;
-use crate::config::{LogFormat, Telemetry};
+use crate::config::{LogFormat, LogLevel, Telemetry};
+use crate::domain::fault::Fault;
+use crate::domain::history::LastReply;
 use crate::domain::intent::Kind;
 use crate::wire::envelope::{HeaderValue, Headers, Redelivered, Source};
 
@@ -73,7 +77,7 @@ impl Seen {
 }
 
 fn telemetry(log: LogFormat, sample_ratio: f64) -> Telemetry {
-    Telemetry { otlp_endpoint: None, sample_ratio, log }
+    Telemetry { otlp_endpoint: None, sample_ratio, log, level: LogLevel::Info }
 }
 
 fn seen_with(telemetry: &Telemetry, filter: Option<&str>, run: impl FnOnce()) -> Seen {
@@ -101,7 +105,8 @@ fn delivery() -> Span {
     spans::delivery(Source::Lane(Kind::AsyncCancel), "cancel.intents:async_cancel:q", Redelivered::No, 7)
 }
 
-const OF: Of<'_> = Of { intent_id: Some("i-1"), kind: Some("async_cancel"), merchant: Some("default") };
+const OF: IntentRef<'_> =
+    IntentRef { intent_id: Some("i-1"), kind: Some("async_cancel"), merchant: Some("default") };
 const WHY: std::fmt::Error = std::fmt::Error;
 
 #[test]
@@ -115,25 +120,74 @@ fn a_dead_letter_is_told_with_its_ids_as_an_error() {
             "level": "error",
             "event": "dead_lettered",
             "message": "Intent dead-lettered; a person must look at it.",
-            "intent.id": "i-1",
+            "cancel.intent_id": "i-1",
             "cancel.kind": "async_cancel",
-            "merchant": "default",
-            "reason": "no_evidence",
+            "cancel.merchant": "default",
+            "cancel.reason": "no_evidence",
             "detail": "Nothing tells.",
         })
     );
 }
 
 #[test]
+fn a_gateway_that_fails_is_told_with_its_host_or_endpoint_and_the_cause() {
+    let host = Endpoint { api: "physical", host: "gateway.example", port: Some(443), path: None };
+    let endpoint = Endpoint { path: Some("/api/payment/inquiry/{paymentRequestId}"), ..host };
+    let seen = seen("info", || {
+        let lasts = Duration::from_secs(60);
+        events::gateway_failing(&host, Fault::Dns, "the name of the host cannot be resolved", 7, lasts);
+        events::gateway_failing(&endpoint, Fault::Reset, "the connection was reset before a reply", 1, lasts);
+        events::gateway_answering(&host, lasts);
+        events::gateway_answering(&endpoint, lasts);
+        events::clock_set_back(lasts, 3);
+        events::clock_agrees(lasts);
+    });
+    let lines = seen.lines();
+    let told: Vec<(&str, &str)> = lines
+        .iter()
+        .map(|line| (line["level"].as_str().unwrap_or_default(), line["event"].as_str().unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("warn", "gateway_unreachable"),
+            ("warn", "endpoint_failing"),
+            ("info", "gateway_reachable"),
+            ("info", "endpoint_answering"),
+            ("warn", "clock_set_back"),
+            ("info", "clock_agrees"),
+        ]
+    );
+    assert_eq!(
+        lines[0],
+        serde_json::json!({
+            "timestamp": "2026-10-14T17:46:40.123Z",
+            "level": "warn",
+            "event": "gateway_unreachable",
+            "message": "Gateway cannot be reached.",
+            "server.address": "gateway.example",
+            "server.port": 443,
+            "api": "physical",
+            "cancel.fault": "dns",
+            "detail": "the name of the host cannot be resolved",
+            "requests": 7,
+            "lasts_ms": 60_000,
+        })
+    );
+    assert_eq!(lines[1]["url.template"], "/api/payment/inquiry/{paymentRequestId}");
+    assert_eq!((&lines[4]["set_back_ms"], &lines[4]["letters"]), (&60_000.into(), &3.into()));
+}
+
+#[test]
 fn levels_say_who_must_act() {
     let seen = seen("trace", || {
         events::received(Source::Rescue, Redelivered::Yes, 9);
-        events::told_before(Source::Rescue);
-        events::malformed(Of::default(), "payment.date");
+        events::already_announced(Source::Rescue);
+        events::malformed(IntentRef::default(), "payment.date");
         events::waiting(OF, "rollback", Duration::from_secs(1));
-        events::called(OF, "/x", 1, None, "in_doubt", Duration::from_millis(5));
-        events::inquired(OF, 1, "unanswered", Duration::from_millis(5));
-        events::decided(OF, "intent", "cancelled", None, 1);
+        events::called(OF, "/x", 1, &LastReply::default(), "in_doubt", Duration::from_millis(5));
+        events::inquired(OF, 1, "unanswered", Some(Fault::Dns), Duration::from_millis(5));
+        events::decided(OF, None, "cancelled", None, 1);
         events::dead_lettered(OF, "no_evidence", "Nothing tells.");
         events::announcement_parked("an-event-id", 1, Duration::ZERO);
         events::interrupted(OF, &WHY);
@@ -146,7 +200,7 @@ fn levels_say_who_must_act() {
         events::delay_stuck("5s", Duration::from_secs(300), 3);
         events::delay_on_time_again("5s", Duration::from_secs(300));
         events::locked_out("physical", "default", Some(401));
-        events::let_in("physical", "default", Duration::ZERO);
+        events::lock_out_ended("physical", "default", Duration::ZERO);
         events::lane_paused("async_cancel", None, "endpoint_down");
         events::lane_probing(OF, Duration::ZERO);
         events::lane_resumed("async_cancel", None, Duration::ZERO);
@@ -157,6 +211,7 @@ fn levels_say_who_must_act() {
         events::generation_ended(1, &WHY, 2);
         events::broker_blocked("publish", "low on memory");
         events::broker_unblocked("publish");
+        events::log_lines_dropped(3, "until now");
         events::stopping("SIGTERM");
         events::drain_started(2, Duration::ZERO);
         events::drain_finished(Duration::ZERO);
@@ -182,6 +237,7 @@ fn levels_say_who_must_act() {
             "waiting_for_broker",
             "generation_ended",
             "broker_blocked",
+            "log_lines_dropped",
             "gave_back"
         ]
     );
@@ -191,7 +247,7 @@ fn levels_say_who_must_act() {
             "decided",
             "unrouted_cleared",
             "delay_on_time_again",
-            "let_in",
+            "lock_out_ended",
             "lane_resumed",
             "started",
             "generation_started",
@@ -203,7 +259,7 @@ fn levels_say_who_must_act() {
     );
     assert_eq!(
         told("debug"),
-        ["received", "told_before", "malformed", "waiting", "called", "inquired", "lane_probing"]
+        ["received", "already_announced", "malformed", "waiting", "called", "inquired", "lane_probing"]
     );
 }
 
@@ -218,8 +274,11 @@ fn an_error_is_told_with_everything_behind_it() {
 
 #[test]
 fn what_is_not_known_is_left_out() {
-    let lines = seen("debug", || events::malformed(Of::default(), "payment.date")).lines();
-    assert!(lines[0].get("intent.id").is_none() && lines[0].get("merchant").is_none(), "{lines:?}");
+    let lines = seen("debug", || events::malformed(IntentRef::default(), "payment.date")).lines();
+    assert!(
+        lines[0].get("cancel.intent_id").is_none() && lines[0].get("cancel.merchant").is_none(),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -238,7 +297,8 @@ fn third_parties_are_capped_whatever_the_filter_wants() {
     assert!(!seen.text.contains(CANARY), "{}", seen.text);
     assert!(seen.spans.is_empty());
     assert_eq!(seen.lines().len(), 1);
-    assert_eq!(seen.lines()[0]["target"], "hyper_util::client");
+    let line = &seen.lines()[0];
+    assert_eq!((&line["event"], &line["target"]), (&"library_warned".into(), &"hyper_util::client".into()));
 }
 
 #[test]
@@ -264,17 +324,17 @@ fn the_publishers_trace_goes_on_through_us() {
         let delivery = delivery();
         carrier::continue_trace(&delivery, &incoming);
         delivery.in_scope(|| {
-            let publish = spans::publish("cancel.announce:x", 1);
-            outgoing = carrier::inject(&publish);
+            let announce = spans::announce(1);
+            outgoing = carrier::inject(&announce);
         });
     });
     let HeaderValue::Text(traceparent) = &outgoing["traceparent"] else { panic!("text") };
-    let publish = seen.span("publish cancel.announce:x");
-    assert_eq!(*traceparent, format!("00-{TRACE}-{}-01", publish.span_context.span_id()));
+    let announce = seen.span("announce");
+    assert_eq!(*traceparent, format!("00-{TRACE}-{}-01", announce.span_context.span_id()));
     assert_eq!(outgoing["tracestate"], HeaderValue::Text("shop=a1,other=b2".to_owned()));
     let process = seen.span("process cancel.intents:async_cancel:q");
     assert_eq!(process.parent_span_id, SpanId::from_hex("00f067aa0ba902b7").expect("an id"));
-    assert_eq!(publish.parent_span_id, process.span_context.span_id());
+    assert_eq!(announce.parent_span_id, process.span_context.span_id());
 }
 
 #[test]
@@ -284,7 +344,6 @@ fn a_trace_that_nobody_began_begins_with_us() {
         let delivery = delivery();
         carrier::continue_trace(&delivery, &Headers::new());
         outgoing = carrier::inject(&delivery);
-        assert!(carrier::trace_id(&delivery).is_some());
     });
     assert_eq!(outgoing.keys().collect::<Vec<_>>(), ["traceparent"]);
     assert_eq!(seen.spans[0].parent_span_id, SpanId::INVALID);
@@ -337,7 +396,6 @@ fn traces_go_on_though_spans_are_sent_nowhere() {
 #[test]
 fn where_no_trace_is_kept_none_is_carried_on() {
     assert_eq!(carrier::inject(&Span::none()), Headers::new());
-    assert_eq!(carrier::trace_id(&Span::none()), None);
 }
 
 #[test]
@@ -409,10 +467,14 @@ fn text_lines_are_for_people() {
         carrier::continue_trace(&delivery, &headers(PARENT));
         delivery.in_scope(|| events::dead_lettered(OF, "no_evidence", "Nothing tells."));
     });
+    let span = seen.spans[0].span_context.span_id();
     assert_eq!(
         seen.text,
-        "2026-10-14T17:46:40.123Z ERROR Intent dead-lettered; a person must look at it. intent.id=i-1 \
-         cancel.kind=async_cancel merchant=default reason=no_evidence detail=\"Nothing tells.\" trace=4bf92f35\n"
+        format!(
+            "2026-10-14T17:46:40.123Z ERROR dead_lettered: Intent dead-lettered; a person must look at it. trace_id={TRACE} \
+             span_id={span} cancel.intent_id=i-1 cancel.kind=async_cancel cancel.merchant=default \
+             cancel.reason=no_evidence detail=\"Nothing tells.\"\n"
+        )
     );
 }
 
@@ -429,13 +491,67 @@ fn an_event_is_one_line_whatever_is_in_it() {
 }
 
 #[test]
+fn a_terminal_gets_no_orders_from_what_others_wrote() {
+    // Escape, the C1 form of it, delete, a bell, an end of a line, and what turns the direction of writing around.
+    let orders =
+        ["\u{1b}[2J", "\u{9b}2J", "\u{7f}", "\u{7}", "\r\n", "\u{85}", "\u{2028}", "\u{202e}", "\u{2066}"];
+    for log in [LogFormat::Json, LogFormat::Text] {
+        let seen = seen_with(&telemetry(log, 1.0), Some("info"), || {
+            for order in orders {
+                events::dead_lettered(OF, order, &format!("a {order} b"));
+                tracing::warn!(target: "hyper_util", "a {order} b");
+            }
+        });
+        assert_eq!(seen.text.lines().count(), 2 * orders.len(), "{}", seen.text);
+        let order =
+            seen.text.chars().find(|c| *c != '\n' && orders.iter().any(|order| order.starts_with(*c)));
+        assert_eq!(order, None, "{}", seen.text);
+        if log == LogFormat::Json {
+            for (line, order) in seen.lines().iter().step_by(2).zip(orders) {
+                assert_eq!(line["cancel.reason"], order, "the value is still the value");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_decided_about_an_item_names_it() {
+    let seen = seen("info", || {
+        events::decided(OF, Some("order-7"), "rejected", Some("already_refunded"), 2);
+        events::decided(OF, None, "closed", None, 2);
+    });
+    let [item, whole] = &seen.lines()[..] else { panic!("two lines: {}", seen.text) };
+    assert_eq!((&item["cancel.item"], &item["cancel.status"]), (&"order-7".into(), &"rejected".into()));
+    assert_eq!((&item["cancel.reason"], &item["cancel.attempts"]), (&"already_refunded".into(), &2.into()));
+    assert!(whole.get("cancel.item").is_none() && whole.get("cancel.reason").is_none(), "{whole}");
+}
+
+#[test]
+fn the_configuration_says_from_which_level_on_lines_are_written() {
+    let told = |level, filter: Option<&str>| {
+        let telemetry = Telemetry { level, ..telemetry(LogFormat::Json, 1.0) };
+        let seen = seen_with(&telemetry, filter, || {
+            events::decided(OF, None, "cancelled", None, 1);
+            events::already_announced(Source::Rescue);
+            events::interrupted(OF, &WHY);
+        });
+        seen.lines().len()
+    };
+    assert_eq!(
+        (told(LogLevel::Warn, None), told(LogLevel::Info, None), told(LogLevel::Debug, None)),
+        (1, 2, 3)
+    );
+    assert_eq!(told(LogLevel::Warn, Some("debug")), 3, "the environment goes before it");
+}
+
+#[test]
 fn calls_carry_the_attributes_of_the_conventions() {
     let seen = seen("info", || {
         let delivery = delivery();
         spans::identify(&delivery, "i-1", "async_cancel", "default");
         delivery.in_scope(|| {
             spans::answered(&spans::call("async_cancel", "host", "/api/x", 2), 503);
-            spans::unanswered(&spans::question("GET", "host", "/api/y"), "timeout");
+            spans::unanswered(&spans::call("async_cancel", "host", "/api/y", 1), "timeout");
             drop(spans::settle("cancel.intents:async_cancel:q"));
         });
     });
@@ -446,17 +562,151 @@ fn calls_carry_the_attributes_of_the_conventions() {
     for (span, key, value) in [
         ("process cancel.intents:async_cancel:q", "messaging.system", "rabbitmq"),
         ("process cancel.intents:async_cancel:q", "messaging.operation.type", "process"),
-        ("process cancel.intents:async_cancel:q", "intent.id", "i-1"),
+        ("process cancel.intents:async_cancel:q", "cancel.intent_id", "i-1"),
         ("process cancel.intents:async_cancel:q", "cancel.redelivered", "false"),
         ("POST /api/x", "http.request.method", "POST"),
         ("POST /api/x", "url.template", "/api/x"),
         ("POST /api/x", "server.address", "host"),
         ("POST /api/x", "http.response.status_code", "503"),
         ("POST /api/x", "error.type", "503"),
-        ("POST /api/x", "attempt", "2"),
-        ("GET /api/y", "error.type", "timeout"),
+        ("POST /api/x", "cancel.attempts", "2"),
+        ("POST /api/y", "error.type", "timeout"),
         ("ack cancel.intents:async_cancel:q", "messaging.operation.type", "settle"),
     ] {
         assert_eq!(attribute(span, key).as_deref(), Some(value), "{span} {key}");
     }
+}
+
+/// A reader who reads nothing until he is told to.
+#[derive(Clone, Default)]
+struct SlowReader(Arc<(Mutex<Read>, Condvar)>);
+
+#[derive(Default)]
+struct Read {
+    reads: bool,
+    text: String,
+}
+
+impl SlowReader {
+    fn begins_to_read(&self) {
+        self.0.0.lock().expect("not poisoned").reads = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits for so many lines of this event, and gives the last of them.
+    fn line(&self, event: &str, count: usize) -> Value {
+        let mut read = self.0.0.lock().expect("not poisoned");
+        loop {
+            let lines = read.text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = lines.filter(|line| line["event"] == event).nth(count - 1) {
+                return line;
+            }
+            read = self.0.1.wait(read).expect("not poisoned");
+        }
+    }
+}
+
+impl io::Write for SlowReader {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let read = self.0.0.lock().expect("not poisoned");
+        let mut read = self.0.1.wait_while(read, |read| !read.reads).expect("not poisoned");
+        read.text.push_str(&String::from_utf8_lossy(bytes));
+        self.0.1.notify_all();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_nobody_reads_are_dropped_and_counted_when_lines_flow_again() {
+    let reader = SlowReader::default();
+    let (lines, _guard) = drops::lossy_beyond(4, reader.clone());
+    let dropped = lines.error_counter();
+    let telemetry = telemetry(LogFormat::Json, 1.0);
+    let provider = setup::provider(&telemetry).build();
+    let subscriber =
+        setup::subscriber(&telemetry, None, Clock::system(), &provider, lines).expect("a filter");
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    for _ in 0..100 {
+        events::stopping("SIGTERM");
+    }
+    let lost = dropped.dropped_lines();
+    assert!((95..=96).contains(&lost), "four wait, and the writer may hold one: {lost}");
+
+    reader.begins_to_read();
+    reader.line("stopping", 100 - lost);
+    let looking = tokio::spawn(drops::look(dropped.clone()));
+    // Time stands still but for this: two looks, and the second finds that no more is lost.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let told = reader.line("log_lines_dropped", 1);
+    assert_eq!((&told["level"], &told["lines"]), (&"warn".into(), &lost.into()));
+    looking.abort();
+}
+
+#[tokio::test]
+async fn a_reader_who_never_reads_holds_up_no_end() {
+    let reader = SlowReader::default();
+    let (lines, guard) = drops::lossy_beyond(4, reader.clone());
+    let writing = drops::Writing::begin(lines.error_counter(), guard);
+    let mut lines = lines;
+    for _ in 0..100 {
+        io::Write::write_all(&mut lines, b"x\n").expect("it takes all");
+    }
+    // It would never come back.
+    drop(writing);
+    reader.begins_to_read();
+}
+
+/// Every event that is told anywhere, with its level, as the source has it.
+fn events_of_the_source() -> BTreeMap<String, String> {
+    let source = include_str!("events.rs").split_whitespace().collect::<String>();
+    let mut events = BTreeMap::from([("library_warned".to_owned(), "warn".to_owned())]);
+    for level in ["debug", "info", "warn", "error"] {
+        for begin in [format!("tell!({level},\""), format!("{level}!(name:\"")] {
+            for found in source.split(&begin).skip(1) {
+                let name = found.split('"').next().unwrap_or_default();
+                events.insert(name.to_owned(), level.to_owned());
+            }
+        }
+    }
+    events
+}
+
+#[test]
+fn the_page_about_the_log_names_every_event_with_its_level_and_no_other() {
+    let page = include_str!("../../docs/logs.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let told: BTreeMap<String, String> = rows
+        .map(|(event, rest)| (event.to_owned(), rest.split(' ').next().unwrap_or_default().to_owned()))
+        .collect();
+    assert_eq!(told, events_of_the_source());
+    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, told.len(), "each of them once");
+}
+
+#[test]
+fn nothing_is_told_but_by_the_functions_for_it() {
+    fn walk(at: &Path, told: &mut Vec<String>) {
+        for entry in fs::read_dir(at).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                if !path.ends_with("telemetry") && !path.ends_with("tests") {
+                    walk(&path, told);
+                }
+                continue;
+            }
+            let source = fs::read_to_string(&path).expect("text");
+            let is_telling = |line: &&str| {
+                let macros = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
+                macros.iter().any(|name| line.trim_start().trim_start_matches("tracing::").starts_with(name))
+            };
+            told.extend(source.lines().filter(is_telling).map(|line| format!("{}: {line}", path.display())));
+        }
+    }
+    let mut told = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut told);
+    assert_eq!(told, [""; 0], "events are told in telemetry/events.rs, and named in docs/logs.md");
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
@@ -88,8 +89,19 @@ pub struct Message {
     pub content_type: &'static str,
     /// Its `message-id`, for outcome events.
     pub message_id: Option<String>,
+    /// What an outcome event was told on.
+    pub occasion: Option<Occasion>,
     /// Its bytes.
     pub body: Bytes,
+}
+
+/// What an outcome event was told on, for programs that do not read its body (contract §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occasion {
+    /// The intent's id.
+    pub correlation_id: String,
+    /// The event's time.
+    pub at: Timestamp,
 }
 
 /// The messages of one decision: at least one, so that no delivery is settled without having been announced.

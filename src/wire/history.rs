@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::envelope::{HeaderValue, Headers};
 use crate::domain::evidence::Shown;
+use crate::domain::fault::Fault;
 use crate::domain::history::{Doubt, History, Item, LastReply, Phase, Why};
 use crate::domain::outcome::StatusName;
 
@@ -33,6 +34,10 @@ pub mod name {
     pub const ERROR_CODE: &str = "cancel-error-code";
     /// `ClientMessage` of the last reply to a call.
     pub const CLIENT_MESSAGE: &str = "cancel-client-message";
+    /// How the last try to reach the gateway failed.
+    pub const FAULT: &str = "cancel-fault";
+    /// Which rule read the last reply.
+    pub const RULE: &str = "cancel-rule";
     /// What the last look showed.
     pub const EVIDENCE: &str = "cancel-evidence";
     /// Statuses announced for the intent as a whole.
@@ -80,6 +85,12 @@ pub fn encode(history: &History) -> Headers {
     }
     if let Some(message) = &history.last.client_message {
         put(name::CLIENT_MESSAGE, text(message));
+    }
+    if let Some(fault) = history.last.fault {
+        put(name::FAULT, text(fault.as_str()));
+    }
+    if let Some(rule) = &history.last.rule {
+        put(name::RULE, text(rule));
     }
     if let Some(shown) = history.shown {
         put(name::EVIDENCE, text(shown.as_str()));
@@ -157,6 +168,8 @@ pub fn decode(headers: &Headers, items_len: usize) -> Option<History> {
             error_code: int(name::ERROR_CODE),
             error_code_type: None,
             client_message: text(name::CLIENT_MESSAGE).map(str::to_owned),
+            fault: text(name::FAULT).and_then(Fault::parse),
+            rule: text(name::RULE).map(str::to_owned),
         },
         shown: text(name::EVIDENCE).and_then(Shown::parse),
         announced,

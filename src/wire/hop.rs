@@ -67,6 +67,7 @@ mod tests {
             headers: Headers::new(),
             content_type: "application/json",
             message_id: None,
+            occasion: None,
             body: Bytes::new(),
         }
     }

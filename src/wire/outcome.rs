@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::envelope::{Address, HeaderValue, Headers, Letter, Message, Messages};
+use super::envelope::{Address, HeaderValue, Headers, Letter, Message, Messages, Occasion};
 use super::history;
-use super::intent::{Malformed, Received};
+use super::intent::{Malformed, PartialIntent, Received};
+use super::origin;
 use crate::domain::decide::{Decision, Then};
-use crate::domain::history::History;
+use crate::domain::fault::Fault;
+use crate::domain::history::{History, LastReply};
 use crate::domain::intent::{CancelIntent, Code, IntentId, Kind, Target};
 use crate::domain::outcome::{Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject};
 use crate::domain::reply::Amount;
@@ -35,6 +37,8 @@ pub struct Stamp<'a> {
     pub now: Timestamp,
     /// `traceparent` and `tracestate`.
     pub trace: &'a Headers,
+    /// Fresh, for the dead letter that the step may end in: one intent can lie there more than once.
+    pub fresh_id: Uuid,
     /// The delay queues.
     pub tiers: &'a Tiers,
 }
@@ -67,11 +71,8 @@ pub fn encode_malformed(letter: &Letter, malformed: &Malformed, stamp: &Stamp<'_
     let Malformed { fault, known } = malformed;
     let who = Addressee { id: known.id, kind: known.kind };
     let reason = RejectedReason::InvalidIntent;
-    let mut headers = Headers::new();
-    headers.insert(history::name::FIRST_SEEN.to_owned(), HeaderValue::Text(stamp.now.to_string()));
-    headers.insert(history::name::ATTEMPT.to_owned(), HeaderValue::Int(0));
     let detail = fault.to_string();
-    let dead = dead_letter(letter, who, reason.as_str(), &detail, headers, stamp);
+    let dead = dead_letter(letter, who, reason.as_str(), &detail, untried(stamp), stamp);
     let (Some(id), Some(kind)) = (known.id, known.kind) else { return Messages::new(dead, []) };
     let status = StatusName::Rejected;
     let data = Data {
@@ -90,8 +91,59 @@ pub fn encode_malformed(letter: &Letter, malformed: &Malformed, stamp: &Stamp<'_
         reason: Some(Reason { code: reason.as_str(), message: &detail, evidence: None, gateway: None }),
         reference: raw(known.reference.as_deref()),
     };
-    let event = publish(id.to_string(), event_id(id, status, None, 0), data, kind, status, stamp);
+    let event = publish(id.to_string(), event_id(id, status, None, 0), data, kind, status, None, stamp);
     Messages::new(event, [dead])
+}
+
+/// Why a letter goes to the dead letters, and nobody is told: an outcome of its intent is another letter's to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unannounced {
+    /// CC or BCC brought a copy into the lane of another kind.
+    WrongLane,
+    /// Its id was used before, for another intent: no listener could tell its outcomes from the other's.
+    IntentIdReused,
+}
+
+impl Unannounced {
+    /// The reason's code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unannounced::WrongLane => "wrong_lane",
+            Unannounced::IntentIdReused => "intent_id_reused",
+        }
+    }
+
+    /// What it says to a person.
+    pub fn message(self) -> &'static str {
+        match self {
+            Unannounced::WrongLane => {
+                "CC or BCC brought this copy into the lane of another kind; the copy in its own lane is handled."
+            }
+            Unannounced::IntentIdReused => {
+                "Another intent was published with this intentId before; nothing was called for this one. \
+                 Publish it with an intentId of its own."
+            }
+        }
+    }
+}
+
+/// The dead letter of an intent that is not called for and whose outcome is not told.
+pub fn encode_unannounced(
+    letter: &Letter,
+    known: &PartialIntent,
+    why: Unannounced,
+    stamp: &Stamp<'_>,
+) -> Messages {
+    let who = Addressee { id: known.id, kind: known.kind };
+    Messages::new(dead_letter(letter, who, why.as_str(), why.message(), untried(stamp), stamp), [])
+}
+
+/// The history of a letter that no step was made for.
+fn untried(stamp: &Stamp<'_>) -> Headers {
+    Headers::from([
+        (history::name::FIRST_SEEN.to_owned(), HeaderValue::Text(stamp.now.to_string())),
+        (history::name::ATTEMPT.to_owned(), HeaderValue::Int(0)),
+    ])
 }
 
 /// Headers of an event that the broker refused, while it waits to be announced again.
@@ -128,6 +180,7 @@ pub fn park(refused: &Message, tries: u32, tier: &Tier) -> Option<Message> {
         headers,
         content_type: refused.content_type,
         message_id: None,
+        occasion: None,
         body: refused.body.clone(),
     })
 }
@@ -145,14 +198,31 @@ pub fn announce_again(letter: &Letter) -> Messages {
         headers: letter
             .headers
             .iter()
-            .filter(|(name, _)| matches!(name.as_str(), "traceparent" | "tracestate"))
+            .filter(|(name, _)| matches!(name.as_str(), "traceparent" | "tracestate" | history::name::RULE))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         content_type: OUTCOME_CONTENT_TYPE,
         message_id: text(parked::EVENT_ID),
+        occasion: occasion_of(&letter.body),
         body: letter.body.clone(),
     };
     Messages::new(event, [])
+}
+
+/// What an event says of its occasion.
+fn occasion_of(event: &[u8]) -> Option<Occasion> {
+    #[derive(Deserialize)]
+    struct Event {
+        time: String,
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        intent_id: String,
+    }
+    let Event { time, data } = serde_json::from_slice(event).ok()?;
+    Some(Occasion { correlation_id: data.intent_id, at: time.parse().ok()? })
 }
 
 /// The id of an event: derived from intent and outcome, so that whoever announces the same thing again,
@@ -191,6 +261,21 @@ pub struct Summary {
     pub payment_status: Option<String>,
     /// `data.attempts`.
     pub attempts: u64,
+    /// `data.reference`, as it stands.
+    pub reference: Option<String>,
+}
+
+impl Summary {
+    /// Whose outcome it is, as the subject says it.
+    pub fn intent_id(&self) -> &str {
+        self.subject.split_once('/').map_or(&self.subject, |(intent, _)| intent)
+    }
+
+    /// Whether a worker has come to an end with the intent: nothing follows unless a person acts.
+    pub fn is_end(&self) -> bool {
+        let of_an_item = self.subject.contains('/');
+        !of_an_item && self.status != StatusName::Accepted.as_str()
+    }
 }
 
 /// Reads an outcome event; `None` if it is none.
@@ -209,6 +294,7 @@ pub fn read_summary(body: &[u8]) -> Option<Summary> {
         attempts: u64,
         payment_status: Option<PaymentStatus>,
         reason: Option<Reason>,
+        reference: Option<Box<RawValue>>,
     }
     #[derive(Deserialize)]
     struct PaymentStatus {
@@ -233,6 +319,7 @@ pub fn read_summary(body: &[u8]) -> Option<Summary> {
         reason: data.reason.map(|reason| reason.code),
         payment_status: data.payment_status.map(|status| format!("{} {}", status.kind.name, status.name)),
         attempts: data.attempts,
+        reference: data.reference.map(|reference| reference.get().to_owned()),
     })
 }
 
@@ -331,10 +418,11 @@ struct Reason<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct GatewayJson<'a> {
-    http_status: u16,
+    http_status: Option<u16>,
     error_code: Option<i64>,
     error_code_type: Option<i64>,
     client_message: Option<&'a str>,
+    fault: Option<&'static str>,
 }
 
 /// One outcome as an event.
@@ -377,7 +465,8 @@ fn event(
     };
     let code = item.map(|item| &item.merchant_unique_code);
     let id = event_id(intent.id, status, code, history.replays);
-    publish(subject, id, data, intent.kind(), status, stamp)
+    let rule = history.last.rule.as_deref();
+    publish(subject, id, data, intent.kind(), status, rule, stamp)
 }
 
 fn publish(
@@ -386,8 +475,14 @@ fn publish(
     data: Data<'_>,
     kind: Kind,
     status: StatusName,
+    rule: Option<&str>,
     stamp: &Stamp<'_>,
 ) -> Message {
+    let mut headers = stamp.trace.clone();
+    if let Some(rule) = rule {
+        headers.insert(history::name::RULE.to_owned(), HeaderValue::Text(rule.to_owned()));
+    }
+    let occasion = Some(Occasion { correlation_id: data.intent_id.clone(), at: stamp.now });
     let event = Event {
         specversion: "1.0",
         event_type: "cancel.outcome.v1",
@@ -402,20 +497,24 @@ fn publish(
     Message {
         address: Address::Announce,
         routing_key: format!("{kind}.{}", status.as_str()),
-        headers: stamp.trace.clone(),
+        headers,
         content_type: OUTCOME_CONTENT_TYPE,
         message_id: Some(id.to_string()),
+        occasion,
         body: Bytes::from(body),
     }
 }
 
 fn reason(status: Status, history: &History) -> Option<Reason<'_>> {
     let (code, message) = status.reason()?;
-    let gateway = history.last.http_status.map(|http_status| GatewayJson {
+    let LastReply { http_status, error_code, error_code_type, ref client_message, fault, rule: _ } =
+        history.last;
+    let gateway = (http_status.is_some() || fault.is_some()).then(|| GatewayJson {
         http_status,
-        error_code: history.last.error_code,
-        error_code_type: history.last.error_code_type,
-        client_message: history.last.client_message.as_deref(),
+        error_code,
+        error_code_type,
+        client_message: client_message.as_deref(),
+        fault: fault.map(Fault::as_str),
     });
     Some(Reason { code, message, evidence: history.shown.map(|shown| shown.as_str()), gateway })
 }
@@ -504,6 +603,7 @@ fn payment_status(status: PaymentStatus) -> PaymentStatusJson {
 /// A letter on its way to a delay queue, built anew: nothing of the old one but its bytes.
 fn waiting(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) -> Message {
     let mut headers = history::encode(history);
+    headers.extend(origin::carried(letter));
     headers.extend(stamp.trace.clone());
     let tier = match history.due {
         Some(due) => stamp.tiers.towards(due, stamp.now),
@@ -515,13 +615,20 @@ fn waiting(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) ->
         headers,
         content_type: LETTER_CONTENT_TYPE,
         message_id: None,
+        occasion: None,
         body: letter.body.clone(),
     }
+}
+
+/// A letter on its way to the next delay queue, nothing having been done with it.
+pub fn put_off(letter: &Letter, kind: Kind, history: &History, stamp: &Stamp<'_>) -> Messages {
+    Messages::new(waiting(letter, kind, history, stamp), [])
 }
 
 /// A letter that may have taken a process down, on its way to be handled alone.
 pub fn isolate(letter: &Letter, kind: Kind, history: &History, trace: &Headers) -> Messages {
     let mut headers = history::encode(history);
+    headers.extend(origin::carried(letter));
     headers.extend(trace.clone());
     let message = Message {
         address: Address::Isolation,
@@ -529,6 +636,7 @@ pub fn isolate(letter: &Letter, kind: Kind, history: &History, trace: &Headers) 
         headers,
         content_type: LETTER_CONTENT_TYPE,
         message_id: None,
+        occasion: None,
         body: letter.body.clone(),
     };
     Messages::new(message, [])
@@ -550,6 +658,7 @@ fn dead_letter(
     stamp: &Stamp<'_>,
 ) -> Message {
     headers.remove(history::name::DUE);
+    headers.extend(origin::carried(letter));
     let mut put = |name: &str, value: String| {
         headers.insert(name.to_owned(), HeaderValue::Text(value));
     };
@@ -570,7 +679,8 @@ fn dead_letter(
         routing_key: format!("{kind}.{reason}"),
         headers,
         content_type: LETTER_CONTENT_TYPE,
-        message_id: None,
+        message_id: Some(stamp.fresh_id.to_string()),
+        occasion: None,
         body: letter.body.clone(),
     }
 }

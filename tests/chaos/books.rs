@@ -233,7 +233,10 @@ impl Books {
 /// The intents among the dead letters.
 async fn dead_letters(stage: &Stage) -> Result<HashSet<Uuid>> {
     let dead = stage.take_all(&stage.topology.dead_letters()).await?;
-    Ok(dead.iter().filter_map(|letter| letter.headers.get("cancel-intent-id")?.parse().ok()).collect())
+    // Of a copy in another kind's lane nobody is told.
+    let told =
+        dead.iter().filter(|letter| letter.headers.get("cancel-reason").is_none_or(|it| it != "wrong_lane"));
+    Ok(told.filter_map(|letter| letter.headers.get("cancel-intent-id")?.parse().ok()).collect())
 }
 
 /// The intents that still lie in a queue that letters travel through, with the names of these queues.

@@ -31,7 +31,7 @@ const HEARTBEAT_S: &str = "5";
 /// The pause between two tries to connect.
 const TRY_EVERY: Duration = Duration::from_millis(200);
 
-/// How a broker is to be had on this machine: the words that `deploy/rabbitmq/choose` printed.
+/// Where this machine gets a broker from: the words that `deploy/rabbitmq/choose` printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Way {
     /// `AMQP_URL`: somebody else's, so that nobody may restart it.
@@ -254,8 +254,8 @@ impl Broker {
     }
 
     /// Lets the nodes hear each other again.
-    pub(crate) async fn mend_node(&self, node: usize) -> Result<()> {
-        self.order(&format!("mend {node}"), "done").await
+    pub(crate) async fn repair_node(&self, node: usize) -> Result<()> {
+        self.order(&format!("fix {node}"), "done").await
     }
 
     /// Raises its memory alarm: it reads nothing more from whoever publishes.

@@ -15,13 +15,14 @@ use cancel_worker::simulator::{
     SeedApm, SeedPhysical, SeedVirtualPos,
 };
 use cancel_worker::wire::envelope::{Address, Headers, Message, Messages};
+use lapin::types::{AMQPValue, FieldTable};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::broker::Broker;
@@ -30,6 +31,8 @@ use super::broker::Broker;
 const CHUNK: usize = 20;
 /// So many of them, at most, come between the two copies of an intent.
 const CHUNKS_BETWEEN_MAX: usize = 4;
+/// How long an odd copy may take; a broker that is gone takes none.
+const ODD_COPY_MAX: Duration = Duration::from_secs(2);
 /// The pause before a lost publishing connection is opened again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -62,6 +65,14 @@ pub(crate) enum Published {
     Twice,
 }
 
+/// What else is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Odd {
+    Nothing,
+    /// Of one intent in twenty a copy that goes to another kind's lane too, with headers that no library reads.
+    Copies,
+}
+
 /// Faults of the gateway for one wish, drawn before it is published.
 pub(crate) type FaultsOf = fn(&mut StdRng, &Wish) -> Vec<Fault>;
 
@@ -71,6 +82,7 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     pub(crate) kinds: &'static [Kind],
     pub(crate) published: Published,
+    pub(crate) odd: Odd,
     /// Whose payments, each as likely as the next.
     pub(crate) merchants: &'static [&'static str],
     /// So many intents are open at once, at most.
@@ -123,6 +135,7 @@ pub(crate) struct Desk {
     /// The configuration of the broker for this address.
     pub(crate) amqp: AmqpAt,
     pub(crate) simulator: Handle,
+    pub(crate) odd: Odd,
     /// How many intents have ended.
     pub(crate) ended: watch::Receiver<usize>,
 }
@@ -149,9 +162,9 @@ impl Load {
         self.held.send_replace(false);
     }
 
-    /// How many are published.
-    pub(crate) fn published(&self) -> usize {
-        *self.published.borrow()
+    /// How many it publishes in all.
+    pub(crate) fn size(&self) -> usize {
+        self.size
     }
 
     /// Waits until this part of all intents is published, from 0 to 1.
@@ -276,6 +289,7 @@ async fn publish(
         headers: Headers::new(),
         content_type: "application/json",
         message_id: None,
+        occasion: None,
         body: wish.body.clone(),
     });
     let messages = Messages::new(messages.next().context("an empty chunk")?, messages);
@@ -283,6 +297,36 @@ async fn publish(
         Ok(()) => note(|wish| wish.confirmed = true),
         Err(error) => return Err(error.into()),
     }
+    if let (Odd::Copies, Some(wish)) = (desk.odd, chunk.first()) {
+        {
+            let mut all = wishes.lock().unwrap_or_else(PoisonError::into_inner);
+            all[first].copies += 1;
+        }
+        // It may fail with its connection, and then it was no copy, or an unconfirmed one.
+        let _ = timeout(ODD_COPY_MAX, publish_oddly(desk, wish)).await;
+    }
+    Ok(())
+}
+
+/// One more copy of a wish as an odd order system publishes it: with copies of its own to another kind's lane, and headers
+/// nested too deep.
+async fn publish_oddly(desk: &Desk, wish: &Wish) -> Result<()> {
+    let url = desk.broker.urls().into_iter().next().context("a broker has an address")?;
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await?;
+    let elsewhere = Kind::ALL.into_iter().find(|kind| *kind != wish.kind).context("there are five")?;
+    let copy = AMQPValue::LongString(elsewhere.as_str().into());
+    let deep = (0..20).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
+    let mut headers = FieldTable::default();
+    headers.insert("CC".into(), AMQPValue::FieldArray(vec![copy].into()));
+    headers.insert("deep".into(), deep);
+    let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+    let exchange = desk.topology.exchange_of(&Address::Intents);
+    let (exchange, key) = (exchange.as_str().into(), wish.kind.as_str().into());
+    let options = lapin::options::BasicPublishOptions::default();
+    channel.basic_publish(exchange, key, options, &wish.body, properties).await?.await?;
+    connection.close(200, "published".into()).await?;
     Ok(())
 }
 

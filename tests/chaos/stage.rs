@@ -2,6 +2,7 @@
 //! and as many workers as it takes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::books::{self, Books};
 use super::broker::{Broker, Owned};
 use super::ledger::{Event, Ledger};
-use super::load::{ALL_KINDS, Desk, Load, Plan, Published};
+use super::load::{ALL_KINDS, Desk, Load, Odd, Plan, Published};
 use super::process::Worker;
 
 /// Merchants that the gateway lets in.
@@ -203,6 +204,7 @@ impl Stage {
             size: self.size,
             kinds: ALL_KINDS,
             published: Published::Once,
+            odd: Odd::Copies,
             merchants: &["default"],
             open_max: (self.size / 5).clamp(40, 600),
             faults: |_, _| Vec::new(),
@@ -222,6 +224,7 @@ impl Stage {
                 Ok(load(&toml::to_string(&table)?)?.amqp)
             }),
             simulator: self.simulator.handle(),
+            odd: plan.odd,
             ended: self.ledgers[0].ended(),
         };
         let dice = StdRng::seed_from_u64(self.dice.random());
@@ -241,13 +244,41 @@ impl Stage {
     /// Waits until a worker gets a letter again, and notes how long it took from now. Where no letter is left for it,
     /// there is nothing to note.
     pub(crate) async fn revived(&mut self, load: &Load, worker: &Worker) -> Result<()> {
-        let mut ended = self.ledgers[0].ended();
-        let published = load.published();
-        tokio::select! {
-            after = worker.proxy.first_delivery(REVIVAL_MAX) => self.recoveries.push(after?),
-            _ = ended.wait_for(|ended| *ended >= published) => {}
-        }
+        let revival = self.revival(load, worker).await?;
+        self.recoveries.extend(revival);
         Ok(())
+    }
+
+    /// How long it takes from now until a worker gets a letter again, if one is left for it.
+    pub(crate) async fn revival(&self, load: &Load, worker: &Worker) -> Result<Option<Duration>> {
+        let mut ended = self.ledgers[0].ended();
+        tokio::select! {
+            after = worker.proxy.first_delivery(REVIVAL_MAX) => after.map(Some),
+            _ = ended.wait_for(|ended| *ended >= load.size()) => Ok(None),
+        }
+    }
+
+    /// Awaits this, and moves back meanwhile what comes to lie in the unrouted queue, like a person who looks after it.
+    pub(crate) async fn while_moving_unrouted_intents<T>(
+        &self,
+        wait: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let is_over = AtomicBool::new(false);
+        let waiting = async {
+            let waited = wait.await;
+            is_over.store(true, Ordering::Relaxed);
+            waited
+        };
+        // Never dropped in the middle: what is taken out of a queue has to be published.
+        let moving = async {
+            while !is_over.load(Ordering::Relaxed) {
+                self.move_unrouted_intents().await?;
+                sleep(LOOK_EVERY).await;
+            }
+            anyhow::Ok(())
+        };
+        let (waited, moved) = tokio::join!(waiting, moving);
+        moved.and(waited)
     }
 
     /// Waits until everything that was published has ended, and nothing is on its way. Whoever publishes must hold.

@@ -5,6 +5,8 @@
 //! What is compared is what the lanes that have no trouble get done. Figures go to standard output and to
 //! `target/isolation.json`; that nothing is lost and nothing called twice is asserted.
 
+mod undeliverable;
+
 #[allow(dead_code, reason = "shared with the tests, which need more of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{
-    Api, Endpoint, Fault, FaultId, FaultKind, Merchant, SeedApm, SeedPhysical, SeedVirtualPos,
+    Api, Endpoint, Fault, FaultId, FaultKind, Merchant, PastActivity, SeedApm, SeedPhysical, SeedVirtualPos,
     SimulatorConfig,
 };
 use futures_util::StreamExt as _;
@@ -105,6 +107,17 @@ fn main() -> ExitCode {
 
 async fn measure(t: Context) -> Result<()> {
     let only = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
+    if only.as_ref().is_none_or(|only| undeliverable::NAME.contains(only.as_str())) {
+        let house = t.another();
+        let bench = Bench::new(&house).await?;
+        let figures = undeliverable::measure(&bench).await?;
+        std::fs::write("target/undeliverable.json", serde_json::to_vec_pretty(&figures)?)?;
+        bench.end().await?;
+        house.clean_up().await?;
+        if only.is_some() {
+            return Ok(());
+        }
+    }
     let bench = Bench::new(&t).await?;
     let most = bench.most().await?;
     bench.end().await?;
@@ -252,27 +265,12 @@ impl Bench {
 
     /// One turn: letters are offered in all three lanes; then the trouble ends, and everything has its end.
     async fn turn(&self, trouble: Option<Trouble>, offered: f64) -> Result<Done> {
-        let mending = match trouble {
+        let fixing = match trouble {
             Some(trouble) => Some(self.begin(trouble).await?),
             None => None,
         };
-        let mut turn = Turn { begun: Instant::now(), sent: HashMap::new() };
         let mut publishing = JoinSet::new();
-        let mut tick = interval(Duration::from_millis(10));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut rounds = 0.0;
-        while turn.begun.elapsed() < TURN {
-            tick.tick().await;
-            while rounds < turn.begun.elapsed().as_secs_f64() * offered {
-                rounds += 1.0;
-                for kind in [TROUBLED, OTHERS[0], OTHERS[1]] {
-                    self.send(kind, &mut turn, &mut publishing).await?;
-                }
-            }
-            while let Some(published) = publishing.try_join_next() {
-                published??;
-            }
-        }
+        let turn = self.offer(&[TROUBLED, OTHERS[0], OTHERS[1]], offered, TURN, &mut publishing).await?;
         let ends = turn.begun + TURN;
         let mut took: Vec<Duration> = Vec::new();
         for (id, (kind, at, _)) in &turn.sent {
@@ -286,8 +284,8 @@ impl Bench {
         while let Some(published) = publishing.join_next().await {
             published??;
         }
-        if let Some(mending) = mending {
-            self.mend(mending).await?;
+        if let Some(fixing) = fixing {
+            self.fix(fixing).await?;
         }
         self.all_ended(&turn).await?;
         self.nothing_was_called_twice(&turn, trouble)?;
@@ -295,28 +293,55 @@ impl Bench {
         Ok(Done { per_second: took.len() as f64 / TURN.as_secs_f64(), p99 })
     }
 
-    async fn begin(&self, trouble: Trouble) -> Result<Mending> {
+    /// Offers letters of these kinds for a while, so many of each a second.
+    async fn offer(
+        &self,
+        kinds: &[Kind],
+        per_second: f64,
+        lasts: Duration,
+        publishing: &mut JoinSet<Result<()>>,
+    ) -> Result<Turn> {
+        let mut turn = Turn { begun: Instant::now(), sent: HashMap::new() };
+        let mut tick = interval(Duration::from_millis(10));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = 0.0;
+        while turn.begun.elapsed() < lasts {
+            tick.tick().await;
+            while rounds < turn.begun.elapsed().as_secs_f64() * per_second {
+                rounds += 1.0;
+                for kind in kinds {
+                    self.send(*kind, &mut turn, publishing).await?;
+                }
+            }
+            while let Some(published) = publishing.try_join_next() {
+                published??;
+            }
+        }
+        Ok(turn)
+    }
+
+    async fn begin(&self, trouble: Trouble) -> Result<Fixing> {
         let what = match trouble {
             Trouble::Hangs => FaultKind::Hang,
             Trouble::Refuses => FaultKind::RefuseConnection { for_ms: None },
             Trouble::Answers503 => FaultKind::http(503),
-            Trouble::LedgerOfOneKindFull => return Ok(Mending::Ledger(self.fill("async_cancel.#").await?)),
-            Trouble::LedgerOfAllFull => return Ok(Mending::Ledger(self.fill("#").await?)),
+            Trouble::LedgerOfOneKindFull => return Ok(Fixing::Ledger(self.fill("async_cancel.#").await?)),
+            Trouble::LedgerOfAllFull => return Ok(Fixing::Ledger(self.fill("#").await?)),
         };
         // The first that fits strikes, so the delay must go.
         let delay = self.delays.lock().unwrap_or_else(PoisonError::into_inner).remove(&Api::Physical);
         self.stage.simulator.clear_fault(delay.context("it is slow")?).await?;
         let id = self.stage.simulator.plan(Fault::new(what).at(Api::Physical).until_cleared()).await?;
-        Ok(Mending::Gateway(id))
+        Ok(Fixing::Gateway(id))
     }
 
-    async fn mend(&self, mending: Mending) -> Result<()> {
-        match mending {
-            Mending::Gateway(id) => {
+    async fn fix(&self, fixing: Fixing) -> Result<()> {
+        match fixing {
+            Fixing::Gateway(id) => {
                 self.stage.simulator.clear_fault(id).await?;
                 self.slow(Api::Physical).await
             }
-            Mending::Ledger(queue) => self.empty(&queue).await,
+            Fixing::Ledger(queue) => self.empty(&queue).await,
         }
     }
 
@@ -409,7 +434,17 @@ impl Bench {
                 let payment = simulator.seed(SeedApm::default())?;
                 (payment.id, json!({ "uniqueCode": payment.unique_code }))
             }
-            Kind::SyncCancelRollback | Kind::BatchCancel => bail!("not measured"),
+            Kind::SyncCancelRollback => {
+                let cancel = PastActivity { ago_ms: 60_000, ..PastActivity::ended(2, 10) };
+                let payment = simulator.seed(SeedPhysical::default().after(cancel))?;
+                (payment.id.clone(), json!({ "paymentRequestId": payment.id }))
+            }
+            Kind::BatchCancel => {
+                let payment = simulator.seed(SeedVirtualPos::default())?;
+                let item =
+                    json!({ "merchantUniqueCode": payment.merchant_unique_code, "date": payment.date });
+                (payment.id, json!({ "payments": [item] }))
+            }
         };
         let wish = intent(kind, target);
         let id = wish["intentId"].as_str().context("an id")?.to_owned();
@@ -430,9 +465,16 @@ impl Bench {
             ensure!(Instant::now() < deadline, "{missing} of {} letters have no end", turn.sent.len());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let bad = turn.sent.keys().filter_map(|id| self.heard.end(id)).filter(|end| end != "cancelled");
+        let is_well = |kind: Kind, end: &str| match kind {
+            Kind::AsyncCancel | Kind::TransactionCancel | Kind::ApmProvisionCancel => end == "cancelled",
+            Kind::SyncCancelRollback => end == "rolled_back",
+            Kind::BatchCancel => end == "closed",
+        };
+        let bad = turn.sent.iter().filter_map(|(id, (kind, ..))| {
+            self.heard.end(id).filter(|end| !is_well(*kind, end)).map(|end| format!("{kind}: {end}"))
+        });
         let bad: Vec<String> = bad.collect();
-        ensure!(bad.is_empty(), "not all were cancelled: {bad:?}");
+        ensure!(bad.is_empty(), "not all have ended well: {bad:?}");
         Ok(())
     }
 
@@ -460,7 +502,7 @@ impl Bench {
     }
 }
 
-enum Mending {
+enum Fixing {
     Gateway(FaultId),
     Ledger(String),
 }

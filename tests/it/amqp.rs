@@ -9,14 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use cancel_worker::amqp::browse::{Tail, queue_depths};
 use cancel_worker::amqp::declare::{apply, delete_all};
-use cancel_worker::amqp::preflight::{Finding, Object, Problem, Requirements, inspect};
+use cancel_worker::amqp::preflight::{BrokerObject, Finding, Problem, Requirements, inspect};
 use cancel_worker::amqp::{
-    Broker, Delivery, Ended, PublishError, PublishSession, Publisher, Session, Settings, Stopped, Timeouts,
-    Topology, run_generations,
+    Broker, ConsumeMode, Delivery, Ended, PublishError, PublishSession, Publisher, Session, Settings,
+    Stopped, Timeouts, Topology, run_generations,
 };
-use cancel_worker::clock::Dice;
+use cancel_worker::clock::JitterSource;
 use cancel_worker::config::{Amqp, AmqpTls, Declare};
-use cancel_worker::domain::breaker::Take;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::domain::retry::{Tier, Tiers};
 use cancel_worker::wire::envelope::{Address, HeaderValue, Headers, Message, Messages, Redelivered, Source};
@@ -81,6 +80,7 @@ pub(crate) fn message(address: Address, routing_key: &str, body: impl Into<Bytes
         headers: Headers::new(),
         content_type: "application/json",
         message_id: None,
+        occasion: None,
         body: body.into(),
     }
 }
@@ -163,7 +163,7 @@ async fn empty(channel: &Channel, queue: &str) -> Result<BTreeSet<String>> {
 
 /// What the client library does on a channel that tasks share: an unroutable message looks confirmed, a routable one
 /// returned, or one message's return goes to another. It is why `amqp::confirms` exists; when this test fails, the
-/// library has been mended.
+/// library has been fixed.
 pub(crate) async fn a_shared_channel_gives_confirms_to_the_wrong_message(
     url: &str,
     prefix: &str,
@@ -518,7 +518,7 @@ pub(crate) async fn an_ack_of_a_generation_that_is_gone_is_interrupted(
     ensure!(second.generation().why().is_none(), "a letter of an older generation ends no newer one");
     let mut again = BTreeSet::new();
     for _ in 0..2 {
-        let Delivery { letter, unsettled } = next(&mut second).await?;
+        let Delivery { letter, unsettled, .. } = next(&mut second).await?;
         ensure!(letter.redelivered == Redelivered::Yes);
         again.insert(String::from_utf8(letter.body.to_vec())?);
         second.publisher().announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
@@ -591,7 +591,10 @@ pub(crate) async fn a_differing_argument_is_refused_by_name(url: &str, prefix: &
     }
     let findings = differences(&broker, &right).await?;
     let [finding] = findings.as_slice() else { bail!("{findings:?}") };
-    ensure!(finding.object == Object::Queue(queue) && finding.argument() == "x-message-ttl", "{finding}");
+    ensure!(
+        finding.object == BrokerObject::Queue(queue) && finding.argument() == "x-message-ttl",
+        "{finding}"
+    );
     ensure!((finding.found(), finding.expected()) == ("200", "100"), "{finding}");
     delete_all(&broker, &wrong).await?;
     Ok(())
@@ -608,7 +611,7 @@ pub(crate) async fn a_delayed_letter_comes_back_with_its_routing_key(url: &str, 
         ("traceparent".to_owned(), HeaderValue::Text("00-ab".to_owned())),
     ]);
     session.publisher().publish(Messages::new(delayed.clone(), [])).await?;
-    let Delivery { letter, unsettled } = next(&mut session).await?;
+    let Delivery { letter, unsettled, .. } = next(&mut session).await?;
     ensure!(letter.source == Source::Returns(KIND));
     ensure!(letter.routing_key == KIND.as_str() && letter.body == "waits");
     ensure!(letter.redelivered == Redelivered::No);
@@ -663,7 +666,7 @@ pub(crate) async fn dead_letters_are_work_and_view_and_the_rescue_has_what_the_b
             properties,
         )
         .await?;
-    let Delivery { letter, unsettled } = next(&mut session).await?;
+    let Delivery { letter, unsettled, .. } = next(&mut session).await?;
     ensure!(letter.source == Source::Rescue && letter.body == "expired");
     ensure!(letter.routing_key == Kind::BatchCancel.as_str());
     let dead = Messages::new(message(Address::DeadLetters, "batch_cancel.expired", letter.body), []);
@@ -761,13 +764,13 @@ impl Worker {
             let mut stories = JoinSet::new();
             run_generations(
                 &settings,
-                &Dice::system(),
+                &JitterSource::system(),
                 &stopped,
                 PATIENCE,
                 |delivery: Delivery, publisher: &Publisher| {
                     let (publisher, told) = (publisher.clone(), told.clone());
                     stories.spawn(async move {
-                        let Delivery { letter, unsettled } = delivery;
+                        let Delivery { letter, unsettled, .. } = delivery;
                         let generation = unsettled.generation().number();
                         let body = String::from_utf8_lossy(&letter.body).into_owned();
                         if let Ok(announced) =
@@ -866,7 +869,7 @@ pub(crate) async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(
         in_hand.push(next(&mut session).await?);
     }
 
-    settings.take(KIND, Take::Nothing);
+    settings.consume(KIND, ConsumeMode::Nothing);
     for delivery in in_hand {
         told.push(tell(delivery, &publisher).await?);
     }
@@ -882,12 +885,12 @@ pub(crate) async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(
     ensure!(told.len() < bodies.len() - 10 && settings.held() == 0, "{} of them came", told.len());
     // One letter comes for one word.
     for _ in 0..2 {
-        settings.take(KIND, Take::One);
+        settings.consume(KIND, ConsumeMode::One);
         let delivery = next(&mut session).await?;
         ensure!(settings.held() == 1);
         told.push(tell(delivery, &publisher).await?);
     }
-    settings.take(KIND, Take::All);
+    settings.consume(KIND, ConsumeMode::All);
     let mut set_aside = 0;
     while told.len() < bodies.len() {
         let delivery = next(&mut session).await?;
@@ -899,7 +902,7 @@ pub(crate) async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(
     session.close().await;
 
     // The next generation begins as it was said last.
-    settings.take(KIND, Take::Nothing);
+    settings.consume(KIND, ConsumeMode::Nothing);
     let session = Session::open(&settings, 2, 0).await?;
     until_consumers(url, &lane, 0).await?;
     session.close().await;
@@ -909,7 +912,7 @@ pub(crate) async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(
 
 /// Settles a delivery, and says what was in it.
 async fn tell(delivery: Delivery, publisher: &Publisher) -> Result<String> {
-    let Delivery { letter, unsettled } = delivery;
+    let Delivery { letter, unsettled, .. } = delivery;
     publisher.announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
     Ok(String::from_utf8(letter.body.to_vec())?)
 }
@@ -1014,7 +1017,7 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
     let mut taken = 0;
     let stopped = soon(run_generations(
         &settings,
-        &Dice::system(),
+        &JitterSource::system(),
         &stop,
         PATIENCE,
         |delivery: Delivery, publisher: &Publisher| {
@@ -1024,7 +1027,7 @@ pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
                 stop.cancel();
             }
             stories.spawn(async move {
-                let Delivery { letter, unsettled } = delivery;
+                let Delivery { letter, unsettled, .. } = delivery;
                 publisher.announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
                 Ok::<String, anyhow::Error>(String::from_utf8(letter.body.to_vec())?)
             });

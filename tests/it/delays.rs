@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use cancel_worker::amqp::Stopped;
 use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::domain::lateness::{Alarmed, Figures, Limits};
+use cancel_worker::domain::lateness::{Alarmed, Figures, LatenessLimits};
 use cancel_worker::memory::Delays;
 use cancel_worker::simulator::{Fault, FaultKind};
 use futures_util::StreamExt as _;
@@ -23,7 +23,7 @@ use crate::support::stage::{PATIENCE, Stage, intent};
 const ONE_TIER: &str = "[retry]\ndelays = [\"1s\"]\n";
 
 /// Stuck after five seconds: nobody waits for the broker's three minutes.
-const SHORT: Limits = Limits {
+const SHORT: LatenessLimits = LatenessLimits {
     late_after: Duration::from_secs(3),
     stuck_after: Duration::from_secs(2),
     told_every: Duration::from_secs(600),

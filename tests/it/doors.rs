@@ -16,7 +16,7 @@ pub(crate) async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_a
     let stage = Stage::new(&t, UNHURRIED).await?;
     let fault = Fault::new(FaultKind::http(401)).on(Endpoint::AsyncCancel).by("default").until_cleared();
     let fault = stage.simulator.plan(fault).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let struck = |simulator: &cancel_worker::simulator::Handle| -> u64 {
         simulator.faults().iter().map(|report| report.struck).sum()
     };

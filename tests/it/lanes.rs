@@ -1,18 +1,20 @@
 //! Lanes whose endpoint is down, slow or limited: they pause and come back, and the others do not feel it.
 
 use anyhow::{Context as _, Result, ensure};
-use cancel_worker::amqp::Stopped;
+use cancel_worker::amqp::{Stopped, Timeouts};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Api, Endpoint, Fault, FaultKind, SeedApm, SeedPhysical, SeedVirtualPos};
+use cancel_worker::worker::handling_max;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
+use crate::process::wishes::nothing_is_left;
 use crate::support::Context;
 use crate::support::process::{Lines, Process};
 use crate::support::proxy::{Frame, Proxy};
-use crate::support::stage::{PATIENCE, Stage, intent, said};
+use crate::support::stage::{PATIENCE, Stage, UNHURRIED, intent, load, said};
 
 /// Few letters in hand, so that it is seen what stays in the lane.
 const SMALL_LANES: &str =
@@ -123,7 +125,7 @@ pub(crate) async fn an_endpoint_that_is_down_stops_its_lane_alone_and_burns_no_a
     t: Context,
 ) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, down()).await?;
     letters.extend(send_many(&stage, Kind::AsyncCancel, "default", 30).await?);
     let others = send_many(&stage, Kind::TransactionCancel, "default", 30).await?;
@@ -182,7 +184,7 @@ pub(crate) async fn a_pause_is_told_and_one_letter_at_a_time_finds_out(t: Contex
 
 pub(crate) async fn an_endpoint_that_hangs_is_paused_and_heals(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let hang = Fault::new(FaultKind::Hang).on(Endpoint::AsyncCancel);
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, hang).await?;
     letters.extend(send_many(&stage, Kind::AsyncCancel, "default", 10).await?);
@@ -198,7 +200,7 @@ pub(crate) async fn an_endpoint_that_hangs_is_paused_and_heals(t: Context) -> Re
 
 pub(crate) async fn a_gateway_that_refuses_connections_pauses_its_lanes_and_heals(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let closed = Fault::new(FaultKind::RefuseConnection { for_ms: None }).at(Api::Physical);
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, closed).await?;
     letters.extend(send_many(&stage, Kind::AsyncCancel, "default", 10).await?);
@@ -233,14 +235,14 @@ pub(crate) async fn one_merchants_trouble_does_not_pause_the_lane_of_another(t: 
     let fault = stage.simulator.plan(down().by("default").until_cleared()).await?;
     let letters = send_many(&stage, Kind::AsyncCancel, "default", 20).await?;
     let paused = worker.stderr.event("lane_paused").await?;
-    assert_eq!(paused["merchant"], "default");
+    assert_eq!(paused["cancel.merchant"], "default");
     let others = send_many(&stage, Kind::AsyncCancel, "other", 20).await?;
     assert_eq!(all_cancelled(&stage, &others).await?, 20);
     stage.simulator.clear_fault(fault).await?;
     all_cancelled(&stage, &letters).await?;
     let ended = worker.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr.text());
-    assert!(ended.stderr.events("lane_paused").iter().all(|line| line["merchant"] == "default"));
+    assert!(ended.stderr.events("lane_paused").iter().all(|line| line["cancel.merchant"] == "default"));
     Ok(())
 }
 
@@ -291,7 +293,7 @@ pub(crate) async fn a_lane_that_is_paused_stays_so_when_the_connection_is_cut(t:
 
 pub(crate) async fn a_retry_after_slows_its_merchant_and_no_other(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let later = Fault::new(FaultKind::http_retry_after(429, "3")).by("default").on(Endpoint::AsyncCancel);
     stage.simulator.plan(later).await?;
     let mut slowed = send_many(&stage, Kind::AsyncCancel, "default", 1).await?;
@@ -342,7 +344,7 @@ pub(crate) async fn a_lane_never_takes_all_places_of_its_api(t: Context) -> Resu
         retry = { delays = ["1s"] }
     "#;
     let stage = Stage::new(&t, tuning).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let hang = Fault::new(FaultKind::Hang).on(Endpoint::AsyncCancel).until_cleared();
     let fault = stage.simulator.plan(hang).await?;
     let letters = send_many(&stage, Kind::AsyncCancel, "default", 20).await?;
@@ -368,7 +370,7 @@ pub(crate) async fn who_waits_for_a_place_does_not_hold_up_the_end(t: Context) -
         inquiry = { quiet = "40s" }
     "#;
     let stage = Stage::new(&t, tuning).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let hang = Fault::new(FaultKind::Hang).on(Endpoint::AsyncCancel).until_cleared();
     stage.simulator.plan(hang).await?;
     let letters = send_many(&stage, Kind::AsyncCancel, "default", 20).await?;
@@ -388,7 +390,7 @@ pub(crate) async fn who_waits_for_a_place_does_not_hold_up_the_end(t: Context) -
 pub(crate) async fn no_more_is_called_in_a_second_than_the_rate_allows(t: Context) -> Result<()> {
     const RATE: f64 = 20.0;
     let stage = Stage::new(&t, "gateway = { physical = { rate = 20.0 } }").await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let letters = send_many(&stage, Kind::AsyncCancel, "default", 30).await?;
     assert_eq!(all_cancelled(&stage, &letters).await?, 30);
     let came: Vec<_> =
@@ -432,7 +434,7 @@ pub(crate) async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect
     let stage = Stage::new(&t, "retry = { delays = [\"10s\"] }").await?;
     let fault = Fault::new(FaultKind::http(401)).at(Api::Payment).by("default").until_cleared();
     stage.simulator.plan(fault).await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     send(&stage, Kind::ApmProvisionCancel, "default").await?;
     until_one_waits(&stage, Kind::ApmProvisionCancel).await?;
     let delay = format!("{}.delay.10s", t.prefix());
@@ -468,5 +470,43 @@ pub(crate) async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect
     assert_eq!(waiting[0].headers.get("cancel-strikes").map(String::as_str), Some("2"));
     assert_eq!(waiting[0].headers.get("cancel-attempt").map(String::as_str), Some("0"));
     assert_eq!(working.stop().await?, Stopped::Drained);
+    Ok(())
+}
+
+pub(crate) async fn copies_of_a_letter_in_hand_hold_up_nobody_and_get_its_answer(t: Context) -> Result<()> {
+    const COPIES: usize = 150;
+    let stage = Stage::new(&t, &format!("{UNHURRIED}lanes.transaction_cancel.prefetch = 10")).await?;
+    let payment = stage.simulator.seed(SeedVirtualPos::default())?;
+    let hang = stage.simulator.plan(Fault::new(FaultKind::Hang).of(&payment.id).until_cleared()).await?;
+    let wish =
+        intent(Kind::TransactionCancel, json!({ "uniqueCode": payment.unique_code, "date": payment.date }));
+    let proxy = Proxy::start(stage.url()).await?;
+    let worker = Process::work_through(&stage, proxy.url())?;
+    for _ in 0..COPIES {
+        stage.publish(&wish).await?;
+    }
+    stage.simulator.wait_for_calls(&payment.id, Endpoint::TransactionCancel, 1, PATIENCE).await?;
+
+    // The gateway has the letter and does not answer; behind it lie its copies; and behind these another merchant's.
+    let other = send(&stage, Kind::TransactionCancel, "other").await?;
+    stage.ledger.end_of(&other.id).await?;
+    let id = wish["intentId"].as_str().context("an id")?;
+    ensure!(stage.ledger.events_of(id).is_empty(), "the gateway has not answered");
+
+    stage.simulator.clear_fault(hang).await?;
+    let told = |events: &[Value]| events.iter().filter(|event| event["subject"] == id).count();
+    stage.ledger.wait_for("answers to all copies", |events| told(events) == COPIES).await?;
+    ensure!(worker.stop_by("TERM").await?.code == Some(0), "it does not end in order");
+    nothing_is_left(&stage).await?;
+    let handling_max = handling_max(&load(stage.toml())?, &Timeouts::default());
+    let longest = proxy.longest_in_hand();
+    ensure!(
+        longest <= handling_max,
+        "in hand for {longest:?}, and {handling_max:?} is said to be the longest"
+    );
+    let events = stage.ledger.events_of(id);
+    ensure!(events.iter().all(|event| event == &events[0] && said(event) == "cancelled"), "{events:#?}");
+    let truth = stage.simulator.truth_of(&payment.id).context("it was seeded")?;
+    ensure!(truth.calls_of(Endpoint::TransactionCancel) == 1, "{truth:#?}");
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) async fn an_event_that_a_full_ledger_refuses_is_announced_again_witho
 ) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let full = full_ledger(&t, &stage, "async_cancel.#").await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     let payment = stage.simulator.seed(SeedPhysical::default())?;
     let wish = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
     let id = wish["intentId"].as_str().unwrap_or_default().to_owned();
@@ -85,7 +85,7 @@ pub(crate) async fn an_event_that_a_full_ledger_refuses_is_announced_again_witho
 pub(crate) async fn a_ledger_that_is_full_for_one_kind_does_not_stop_the_others(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     full_ledger(&t, &stage, "async_cancel.#").await?;
-    let working = stage.work()?;
+    let working = stage.work_consuming().await?;
     for _ in 0..20 {
         let payment = stage.simulator.seed(SeedPhysical::default())?;
         stage.publish(&intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }))).await?;

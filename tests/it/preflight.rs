@@ -1,13 +1,13 @@
 //! No letter is taken while the broker does not fit: what is wrong is named, with the queue, the argument and the
-//! command that mends it.
+//! command that fixes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cancel_worker::amqp::declare::apply;
-use cancel_worker::amqp::preflight::{Finding, Requirements, Unseen, inspect};
-use cancel_worker::amqp::topology::{Argument, Permissions, Who};
+use cancel_worker::amqp::declare::{apply, delete_all};
+use cancel_worker::amqp::preflight::{Finding, Note, Problem, Requirements, Unseen, inspect};
+use cancel_worker::amqp::topology::{Argument, Permissions, QueueKind, Who};
 use cancel_worker::amqp::{Broker, Error, Session, Settings, Timeouts, Topology};
 use cancel_worker::config::{Amqp, AmqpTls, Declare};
 use cancel_worker::domain::intent::Kind;
@@ -50,6 +50,13 @@ impl House {
     }
 
     async fn of(t: &Context, declare: Declare) -> Result<House> {
+        let house = House::fresh(t, declare).await?;
+        apply(&Broker::new(&house.amqp, "test", Timeouts::default())?, &house.topology).await?;
+        Ok(house)
+    }
+
+    /// Where nothing is declared yet.
+    async fn fresh(t: &Context, declare: Declare) -> Result<House> {
         let tiers = ["1s", "5s"]
             .map(|name| (name, name.trim_end_matches('s').parse().unwrap_or_default()))
             .map(|(name, seconds)| Tier { length: Duration::from_secs(seconds), name: name.to_owned() });
@@ -66,7 +73,6 @@ impl House {
             declare,
             tls: AmqpTls::default(),
         };
-        apply(&Broker::new(&amqp, "test", Timeouts::default())?, &topology).await?;
         let connection = t.connect().await?;
         let channel = connection.create_channel().await?;
         Ok(House { topology, channel, connection, amqp, tiers })
@@ -130,12 +136,12 @@ impl House {
         }
     }
 
-    /// That a worker refuses because of just this, and tells what mends it; and that a look from outside tells the
+    /// That a worker refuses because of just this, and tells what fixes it; and that a look from outside tells the
     /// same.
-    async fn refused_for(&self, object: &str, argument: &str, found: &str, mend: &str) -> Result<()> {
+    async fn refused_for(&self, object: &str, argument: &str, found: &str, fix: &str) -> Result<()> {
         let findings = self.refused().await?;
         let [finding] = findings.as_slice() else { bail!("{findings:#?}") };
-        told_as(finding, object, argument, found, mend);
+        told_as(finding, object, argument, found, fix);
         let settings = self.settings()?;
         let report = inspect(settings.broker(), settings.topology(), settings.requirements()).await?;
         assert_eq!(report.findings, findings);
@@ -155,11 +161,11 @@ impl House {
     }
 }
 
-fn told_as(finding: &Finding, object: &str, argument: &str, found: &str, mend: &str) {
+fn told_as(finding: &Finding, object: &str, argument: &str, found: &str, fix: &str) {
     let told = finding.to_string();
     assert_eq!(finding.object.to_string(), object, "{told}");
     assert_eq!((finding.argument().as_str(), finding.found()), (argument, found), "{told}");
-    assert!(told.contains(mend), "{mend:?} is not in {told}");
+    assert!(told.contains(fix), "{fix:?} is not in {told}");
 }
 
 fn text(text: &str) -> AMQPValue {
@@ -259,10 +265,10 @@ pub(crate) async fn a_lane_of_the_wrong_type_is_refused(t: Context) -> Result<()
         .await?;
     let findings = house.refused().await?;
     let by_type = findings.iter().find(|it| it.argument() == "x-queue-type").context("the type is named")?;
-    let mend =
+    let fix =
         format!("`rabbitmqctl delete_queue {lane} --if-empty -p /`, then `cancel-worker topology apply`");
     assert!(
-        by_type.to_string().contains(&format!("queue `{lane}`")) && by_type.mend.contains(&mend),
+        by_type.to_string().contains(&format!("queue `{lane}`")) && by_type.fix.contains(&fix),
         "{by_type}"
     );
     assert_eq!(by_type.expected(), "quorum");
@@ -372,8 +378,8 @@ pub(crate) async fn an_exchange_of_another_type_is_refused(t: Context) -> Result
         .await?;
     let findings = house.refused().await?;
     let finding = findings.iter().find(|it| it.argument() == "type").context("the type is named")?;
-    let mend = format!("/api/exchanges/%2F/{exchange}`, then `cancel-worker topology apply`");
-    told_as(finding, &format!("exchange `{exchange}`"), "type", "direct", &mend);
+    let fix = format!("/api/exchanges/%2F/{exchange}`, then `cancel-worker topology apply`");
+    told_as(finding, &format!("exchange `{exchange}`"), "type", "direct", &fix);
     Ok(())
 }
 
@@ -381,24 +387,24 @@ pub(crate) async fn intents_without_an_alternate_are_refused(t: Context) -> Resu
     let house = House::new(&t).await?;
     let exchange = house.name("intents");
     house.redeclare_exchange("intents", ExchangeKind::Topic, false).await?;
-    let (object, mend) = (format!("exchange `{exchange}`"), format!("/api/exchanges/%2F/{exchange}`"));
-    house.only_by_declaring(&object, "alternate-exchange", "not set", &mend).await
+    let (object, fix) = (format!("exchange `{exchange}`"), format!("/api/exchanges/%2F/{exchange}`"));
+    house.only_by_declaring(&object, "alternate-exchange", "not set", &fix).await
 }
 
 pub(crate) async fn returns_that_clients_may_publish_to_are_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let exchange = house.name("returns");
     house.redeclare_exchange("returns", ExchangeKind::Topic, false).await?;
-    let (object, mend) = (format!("exchange `{exchange}`"), format!("/api/exchanges/%2F/{exchange}`"));
-    house.only_by_declaring(&object, "internal", "false", &mend).await
+    let (object, fix) = (format!("exchange `{exchange}`"), format!("/api/exchanges/%2F/{exchange}`"));
+    house.only_by_declaring(&object, "internal", "false", &fix).await
 }
 
 impl House {
     /// As [`refused_for`](House::refused_for), where the bindings went with an exchange and were declared again.
-    async fn only_by_declaring(&self, object: &str, argument: &str, found: &str, mend: &str) -> Result<()> {
+    async fn only_by_declaring(&self, object: &str, argument: &str, found: &str, fix: &str) -> Result<()> {
         let findings = self.refused().await?;
         let [finding] = findings.as_slice() else { bail!("{findings:#?}") };
-        told_as(finding, object, argument, found, mend);
+        told_as(finding, object, argument, found, fix);
         Ok(())
     }
 }
@@ -409,16 +415,16 @@ pub(crate) async fn a_missing_target_of_dead_lettering_is_refused_by_a_worker_th
     let house = House::of(&t, Declare::Nothing).await?;
     let exchange = house.name("returns");
     house.delete_exchange("returns").await?;
-    let (object, mend) = (format!("exchange `{exchange}`"), "`cancel-worker topology apply` declares it");
-    house.refused_for(&object, "presence", "missing", mend).await
+    let (object, fix) = (format!("exchange `{exchange}`"), "`cancel-worker topology apply` declares it");
+    house.refused_for(&object, "presence", "missing", fix).await
 }
 
 pub(crate) async fn a_missing_stream_is_refused_by_a_worker_that_declares_nothing(t: Context) -> Result<()> {
     let house = House::of(&t, Declare::Nothing).await?;
     let stream = house.name("dead-letters.log");
     house.delete_queue("dead-letters.log").await?;
-    let (object, mend) = (format!("queue `{stream}`"), "`cancel-worker topology apply` declares it");
-    house.refused_for(&object, "presence", "missing", mend).await
+    let (object, fix) = (format!("queue `{stream}`"), "`cancel-worker topology apply` declares it");
+    house.refused_for(&object, "presence", "missing", fix).await
 }
 
 pub(crate) async fn what_is_missing_is_declared_by_a_worker_that_may(t: Context) -> Result<()> {
@@ -429,6 +435,55 @@ pub(crate) async fn what_is_missing_is_declared_by_a_worker_that_may(t: Context)
     let settings = house.settings()?;
     let report = inspect(settings.broker(), settings.topology(), settings.requirements()).await?;
     assert_eq!(report.findings, []);
+    Ok(())
+}
+
+pub(crate) async fn what_a_worker_would_declare_is_no_finding_and_is_not_declared_by_a_look(
+    t: Context,
+) -> Result<()> {
+    let house = House::fresh(&t, Declare::Missing).await?;
+    let settings = house.settings()?;
+    let (exchanges, queues) = (house.topology.exchanges().len(), house.topology.queues().len());
+    // A second look finds the same, so the first has declared nothing.
+    for _ in 0..2 {
+        let report = inspect(settings.broker(), settings.topology(), settings.requirements()).await?;
+        assert_eq!(report.findings, []);
+        assert_eq!(report.notes, [Note::ToDeclare { exchanges, queues }]);
+    }
+    house.takes_work().await
+}
+
+pub(crate) async fn what_a_worker_would_be_refused_on_a_fresh_broker_is_found_without_declaring_anything(
+    t: Context,
+) -> Result<()> {
+    let Some(management) = Management::of(&t)? else { return Ok(()) };
+    let house = House::fresh(&t, Declare::Missing).await?;
+    let all = house.topology.permissions(Who::Worker(Declare::Missing));
+    let owner = Broker::new(&house.amqp, "test", Timeouts::default())?;
+    let only = |rest: &str| all.configure.replace("\\.", &format!("\\.{rest}"));
+    for fewer in [
+        Permissions { configure: "^$".to_owned(), ..all.clone() },
+        Permissions { configure: only("(?!taps|rescue)"), ..all.clone() },
+        Permissions { write: only("(?!rescue)"), ..all.clone() },
+        Permissions { write: only("(?!announce$)"), ..all.clone() },
+        Permissions { read: only("(?!returns)"), ..all.clone() },
+    ] {
+        let house = House::fresh(&t, Declare::Missing).await?;
+        let (user, house) = as_user(&t, house, &management, &fewer).await?;
+        let settings = house.settings()?;
+        let looked = inspect(settings.broker(), settings.topology(), settings.requirements()).await;
+        let refused = house.refused().await;
+        management.delete(&["users", &user]).await?;
+        let named = |findings: &[Finding]| {
+            let all = findings.iter().filter(|it| it.problem != Problem::Missing);
+            all.map(|it| (it.object.clone(), it.argument())).collect::<BTreeSet<_>>()
+        };
+        let (looked, refused) = (named(&looked?.findings), named(&refused?));
+        assert!(!looked.is_empty(), "{fewer:?}");
+        assert_eq!(looked, refused, "{fewer:?}");
+        // Some of it was declared before the rest was refused.
+        delete_all(&owner, &house.topology).await?;
+    }
     Ok(())
 }
 
@@ -661,7 +716,7 @@ pub(crate) async fn a_worker_that_declares_must_be_allowed_to(t: Context) -> Res
     assert!(told.iter().all(|it| it.argument() == "permission to declare it"), "{told:#?}");
     let objects: Vec<String> = told.iter().map(|it| it.object.to_string()).collect();
     assert!(objects.contains(&format!("queue `{}`", house.name("rescue"))), "{objects:?}");
-    assert!(told[0].mend.contains(&format!("USER '{}'", needed.configure)), "{}", told[0]);
+    assert!(told[0].fix.contains(&format!("USER '{}'", needed.configure)), "{}", told[0]);
     assert!(!told[0].to_string().contains(&user), "{}", told[0]);
     Ok(())
 }
@@ -739,7 +794,7 @@ async fn wish(stage: &Stage) -> Result<String> {
     wish.intent["intentId"].as_str().map(str::to_owned).context("an intent has an id")
 }
 
-pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_mended(
+pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed(
     t: Context,
 ) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
@@ -751,7 +806,7 @@ pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_i
     let subject = wish(&stage).await?;
 
     let process = Process::work(&stage, &[])?;
-    let refused = process.stderr.event("broker_does_not_fit").await?;
+    let refused = process.stderr.event("topology_incompatible").await?;
     assert!(process.stderr.events("generation_started").is_empty(), "{}", process.stderr.text());
     assert!(stage.ledger.events().is_empty());
     management.clear("policies", &name).await?;
@@ -762,8 +817,8 @@ pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_i
     assert_eq!(refused["object"], format!("queue `{lane}`"));
     assert_eq!(refused["argument"], format!("message-ttl (policy `{name}`)"));
     assert_eq!((&refused["found"], &refused["expected"]), (&json!("3600000"), &json!("not set")));
-    let mend = refused["mend"].as_str().unwrap_or_default();
-    assert!(mend.contains(&format!("`rabbitmqctl clear_policy -p / {name}`")), "{mend}");
+    let fix = refused["fix"].as_str().unwrap_or_default();
+    assert!(fix.contains(&format!("`rabbitmqctl clear_policy -p / {name}`")), "{fix}");
     let ended = process.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(DONE));
     nothing_secret(&t, &ended)
@@ -777,7 +832,7 @@ pub(crate) async fn a_worker_that_refuses_ends_with_0_on_a_signal(t: Context) ->
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(lane.as_str().into(), durable, FieldTable::default()).await?;
     let process = Process::work(&stage, &[])?;
-    process.stderr.event("broker_does_not_fit").await?;
+    process.stderr.event("topology_incompatible").await?;
     assert_eq!(process.stop_by("TERM").await?.code, Some(DONE));
     Ok(())
 }
@@ -796,7 +851,7 @@ pub(crate) async fn a_policy_that_comes_while_letters_are_taken_stops_that_until
 
     process.stderr.event("generation_ended").await?;
     let subject = wish(&stage).await?;
-    let told = process.stderr.event("broker_does_not_fit").await?;
+    let told = process.stderr.event("topology_incompatible").await?;
     assert_eq!(told["argument"], format!("max-length (policy `{name}`)"));
     management.clear("policies", &name).await?;
 
@@ -857,15 +912,71 @@ pub(crate) async fn check_verify_and_diff_tell_the_same_in_words(t: Context) -> 
     }
     assert_eq!(compared.code, Some(DONE));
     let [head, row] = compared.stdout.lines().take(2).collect::<Vec<_>>()[..] else { bail!("no table") };
-    assert_eq!(
-        head.split_whitespace().collect::<Vec<_>>(),
-        ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "MEND"]
-    );
+    assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "FIX"]);
     for cell in [&*queue, &*name, "max-length", "not set", "5", &*command] {
         assert!(row.contains(cell), "{cell:?} is not in {row}");
     }
     for ended in [&checked, &verified, &compared] {
         nothing_secret(&t, ended)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn one_policy_on_all_queues_is_one_finding_and_its_name_does_nothing_to_a_terminal(
+    t: Context,
+) -> Result<()> {
+    let Some(management) = Management::of(&t)? else { return Ok(()) };
+    let house = House::new(&t).await?;
+    let url = t.broker().management_url().context("asked before")?;
+    let name = format!("{}-\u{1b}cevil\u{7}\u{9b}2J'", t.prefix());
+    let pattern = format!("^{}\\.", t.prefix().replace('.', "\\."));
+    let definition = json!({ "max-length": 7, "max-length-bytes": 9000 });
+    let policy = json!({ "pattern": pattern, "definition": definition, "apply-to": "queues", "priority": 7 });
+    management.put(&["policies", "/", &name], &policy).await?;
+    let target = ["--url", t.amqp_url(), "--prefix", t.prefix(), "--management-url", url];
+    let verified = Process::start(&[&["topology", "verify"], &target[..]].concat(), &[])?.ended().await;
+    let compared = Process::start(&[&["topology", "diff"], &target[..]].concat(), &[])?.ended().await;
+    management.clear("policies", &name).await?;
+    let (verified, compared) = (verified?, compared?);
+
+    let told: Vec<&str> = verified.stdout.lines().filter(|line| line.contains("evil")).collect();
+    let [line] = told.as_slice() else { bail!("{}", verified.stdout) };
+    for words in
+        ["sets `max-length` to 7", "sets `max-length-bytes` to 9000", "\\033cevil\\007\\302\\2332J\\''`"]
+    {
+        assert!(line.contains(words), "{words:?} is not in {line}");
+    }
+    // A stream cannot have such a limit.
+    for queue in house.topology.queues().iter().filter(|queue| queue.kind == QueueKind::Quorum) {
+        assert_eq!(line.matches(&format!("`{}`", queue.name)).count(), 1, "{}: {line}", queue.name);
+    }
+    assert!(
+        verified.stderr.text().contains("2 differences"),
+        "{}{}",
+        verified.stdout,
+        verified.stderr.text()
+    );
+    for text in [verified.stdout, verified.stderr.text(), compared.stdout, compared.stderr.text()] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_queue_that_is_limited_is_told_with_its_limit_without_a_management_api_too(
+    t: Context,
+) -> Result<()> {
+    for (argument, limit) in [("x-max-length", 10), ("x-max-length-bytes", 5_000)] {
+        let house = House::new(&t).await?;
+        let house = House { amqp: Amqp { management_url: None, ..house.amqp.clone() }, ..house };
+        house
+            .redeclare_queue("rescue", |arguments| {
+                arguments.insert(argument.into(), AMQPValue::LongLongInt(limit));
+            })
+            .await?;
+        let queue = house.name("rescue");
+        let object = format!("queue `{queue}`");
+        house.refused_for(&object, argument, &limit.to_string(), &deleting(&queue)).await?;
+        house.delete_queue("rescue").await?;
     }
     Ok(())
 }

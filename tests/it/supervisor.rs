@@ -131,7 +131,7 @@ pub(crate) async fn an_alarm_lets_nothing_begin_and_its_end_does(url: &str, pref
     ensure!(road.unblock() == 1);
 
     for body in ["one", "two"] {
-        let Delivery { letter, unsettled } = next(&mut session).await?;
+        let Delivery { letter, unsettled, .. } = next(&mut session).await?;
         ensure!(letter.body == body && letter.redelivered == Redelivered::No);
         session.publisher().announce(unsettled, outcome("told"), |_| None).await?.settle().await?;
     }

@@ -2,7 +2,8 @@
 //!
 //! Each case is a kind, a state of the payment, a fault of the call, before or after its effect, an inquiry that is
 //! healthy, down for a while or down for ever, a delivery that comes once, comes again, or was in a process that
-//! died with the call in its hands, one copy or two, and a day that goes on or ends meanwhile.
+//! died with the call in its hands, one copy or two, a publisher that is plain, copies to other lanes or writes what no
+//! library reads, and a day that goes on or ends meanwhile. In the end every id is used once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cancel_worker::amqp::{Settings, Timeouts};
-use cancel_worker::clock::Dice;
+use cancel_worker::clock::JitterSource;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::gateway::Gateway;
 use cancel_worker::simulator::{
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stories::scene::{Scene, TOO_SLOW, endpoint_of, id_of, inquiries_of, payment_of, zone};
 use crate::support::Context;
+use crate::support::raw::{self, RawPublisher, entry, headers, long};
 use crate::support::stage::{PATIENCE, load};
 
 /// So many cases of the 270 combinations of each day are drawn, always the same ones.
@@ -79,6 +81,17 @@ struct Case {
     copies: usize,
     seeds: Vec<Seed>,
     fault: FaultKind,
+    publisher: Publisher,
+}
+
+/// How a letter is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Publisher {
+    Plain,
+    /// With a copy to the lane of another kind.
+    CopiesElsewhere,
+    /// With properties and headers that the client library could not read.
+    Odd,
 }
 
 /// A case on its way.
@@ -98,7 +111,7 @@ enum Half {
 }
 
 const OF_A_DAY_THAT_GOES_ON: &str = "inquiry.asks_max = 16";
-const OF_A_DAY_THAT_ENDS: &str = "inquiry.age_max = '35s'\nretry.age_max = '120s'";
+const OF_A_DAY_THAT_ENDS: &str = "inquiry.age_max = '75s'\nretry.age_max = '240s'";
 
 pub(crate) async fn whatever_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
     tell_all(&t, Day::GoesOn, Half::First, OF_A_DAY_THAT_GOES_ON).await
@@ -124,7 +137,7 @@ async fn tell_all(t: &Context, day: Day, half: Half, tuning: &str) -> Result<()>
     match day {
         Day::GoesOn => {}
         // Time enough for a process to die before midnight.
-        Day::Ends => scene.set_local_time(23, 59, 48),
+        Day::Ends => scene.set_local_time(23, 59, 30),
     }
     let today = scene.today();
     let mut cases = drawn(day);
@@ -145,7 +158,7 @@ async fn tell_all(t: &Context, day: Day, half: Half, tuning: &str) -> Result<()>
         publish(&scene, one).await?;
     }
     take_and_give_back(&scene).await?;
-    scene.work()?;
+    scene.work().await?;
     for one in of(Delivery::Once) {
         publish(&scene, one).await?;
     }
@@ -161,6 +174,9 @@ async fn tell_all(t: &Context, day: Day, half: Half, tuning: &str) -> Result<()>
         }
     }
     all_have_ended(&scene, &told).await?;
+    // Of a letter that was forked by a death there is one more than was published.
+    scene.until_nothing_is_on_its_way().await?;
+    use_ids_again(&scene, &told).await?;
     let curtain = scene.close().await?;
 
     // Whatever is still under way at the gateway ends now.
@@ -211,7 +227,15 @@ fn drawn(day: Day) -> Vec<Case> {
         .map(|(kind, point, inquiry, delivery, copies)| {
             let seeds = seeds(kind, &mut dice);
             let fault = fault(kind, point, &mut dice);
-            Case { kind, point, inquiry, delivery, copies, seeds, fault }
+            let publishers: &[Publisher] = match delivery {
+                Delivery::Once => &[Publisher::Plain, Publisher::CopiesElsewhere, Publisher::Odd],
+                // Those who take these before the worker does have the client library alone.
+                Delivery::Again | Delivery::AgainAfterACall => {
+                    &[Publisher::Plain, Publisher::CopiesElsewhere]
+                }
+            };
+            let publisher = *publishers.choose(&mut dice).expect("there are some");
+            Case { kind, point, inquiry, delivery, copies, seeds, fault, publisher }
         })
         .collect()
 }
@@ -362,8 +386,61 @@ async fn prepare(scene: &Scene, case: Case, day: Day, until_midnight: &mut Vec<F
 }
 
 async fn publish(scene: &Scene, one: &Told) -> Result<()> {
+    let properties = match one.case.publisher {
+        Publisher::Plain => {
+            for _ in 0..one.case.copies {
+                scene.publish(&one.wish).await?;
+            }
+            return Ok(());
+        }
+        Publisher::CopiesElsewhere => {
+            let elsewhere =
+                Kind::ALL.into_iter().find(|kind| *kind != one.case.kind).expect("there are five");
+            let copy = [&b"S"[..], &long(elsewhere.as_str().as_bytes())].concat();
+            headers(&entry(b"CC", &[&b"A"[..], &long(&copy)].concat()))
+        }
+        Publisher::Odd => headers(&entry(b"M\xfcller", b"V")),
+    };
+    scene.remember(&one.wish)?;
+    let mut publisher = RawPublisher::connect(scene.stage.url()).await?;
+    let exchange = format!("{}.intents", scene.stage.topology().prefix());
+    let body = serde_json::to_vec(&one.wish)?;
     for _ in 0..one.case.copies {
-        scene.publish(&one.wish).await?;
+        let key = one.case.kind.as_str().as_bytes();
+        let taken = publisher.publish(&exchange, key, &properties, &body).await?;
+        ensure!(taken == raw::Taken::Confirmed, "{taken:?}");
+    }
+    Ok(())
+}
+
+/// Uses every id once more, for another payment: nothing is called for it, and nobody is told.
+async fn use_ids_again(scene: &Scene, told: &[Told]) -> Result<()> {
+    let simulator = &scene.stage.simulator;
+    let mut others = Vec::new();
+    for one in told {
+        let seed: Seed = match one.case.kind {
+            Kind::AsyncCancel | Kind::SyncCancelRollback => SeedPhysical::default().into(),
+            Kind::TransactionCancel | Kind::BatchCancel => SeedVirtualPos::default().into(),
+            Kind::ApmProvisionCancel => SeedApm::default().into(),
+        };
+        let identity: Identity = simulator.seed(seed)?;
+        let mut wish = one.wish.clone();
+        wish["payment"] = match one.case.kind {
+            Kind::BatchCancel => json!({
+                "payments": [{ "merchantUniqueCode": identity.merchant_unique_code, "date": identity.date }]
+            }),
+            kind @ (Kind::AsyncCancel
+            | Kind::SyncCancelRollback
+            | Kind::TransactionCancel
+            | Kind::ApmProvisionCancel) => payment_of(kind, &identity, scene.today()),
+        };
+        scene.stage.publish(&wish).await?;
+        others.push((one.case.kind, identity));
+    }
+    scene.until_nothing_is_on_its_way().await?;
+    for (kind, identity) in others {
+        let truth = scene.truth(&identity.id);
+        ensure!(truth.calls_of(endpoint_of(kind)) == 0, "called for a second intent of one id: {truth:?}");
     }
     Ok(())
 }
@@ -371,6 +448,8 @@ async fn publish(scene: &Scene, one: &Told) -> Result<()> {
 /// A worker in a runtime of its own takes these, calls, and is gone before it is answered.
 async fn die_in_the_middle_of(scene: &Scene, told: &[&Told]) -> Result<()> {
     let doomed = Doomed::start(scene)?;
+    // So many faults at once would pause a lane, in which then one letter at a time is called for: for as long as it hangs.
+    scene.another_merchant_is_answered(&Kind::ALL).await?;
     for one in told {
         publish(scene, one).await?;
     }
@@ -381,7 +460,6 @@ async fn die_in_the_middle_of(scene: &Scene, told: &[&Told]) -> Result<()> {
             truth.is_some_and(|truth| truth.calls_of(endpoint_of(one.case.kind)) >= 1)
         })
     };
-    // So many faults at once may pause a lane, in which then one letter at a time is called for.
     scene.stage.simulator.wait_until(PATIENCE * 2, called).await?;
     drop(doomed);
     let letters: usize = told.iter().map(|one| one.case.copies).sum();
@@ -411,7 +489,7 @@ impl Doomed {
         let gateway = Gateway::new(&config.gateway, &config.merchants)?;
         let settings =
             Settings::new(&config.amqp, "doomed", &config.lanes, &config.policy.tiers, Timeouts::default())?;
-        let worker = Arc::new(Worker::new(&config, gateway, scene.clock.clone(), Dice::system()));
+        let worker = Arc::new(Worker::new(&config, gateway, scene.clock.clone(), JitterSource::system()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         runtime.spawn(async move {
             worker::run(worker, &settings, &CancellationToken::new(), Duration::ZERO).await;
@@ -420,7 +498,8 @@ impl Doomed {
     }
 }
 
-/// Waits until so many letters lie in lanes and returns, given back.
+/// Waits until so many letters lie in lanes and returns, given back. There may be more: of a letter that was published to a
+/// delay queue and not acked yet there are two when its process dies.
 async fn wait_until_waiting(scene: &Scene, letters: usize) -> Result<()> {
     let waiting = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(25));
@@ -429,7 +508,7 @@ async fn wait_until_waiting(scene: &Scene, letters: usize) -> Result<()> {
             for queue in lanes_and_returns(scene) {
                 depth += scene.depth(&queue).await? as usize;
             }
-            if depth == letters {
+            if depth >= letters {
                 return anyhow::Ok(());
             }
             ticks.tick().await;
@@ -473,7 +552,10 @@ async fn all_have_ended(scene: &Scene, told: &[Told]) -> Result<()> {
             .filter(|one| ends.get(id_of(&one.wish)).copied().unwrap_or_default() < one.case.copies);
         missing.map(|one| format!("{} {:?}", id_of(&one.wish), one.case)).collect()
     };
-    let ended = scene.stage.ledger.wait_for("end of all", |events| open(events).is_empty()).await;
+    // Those that may have taken a process down are handled one at a time.
+    let patience = PATIENCE * 2;
+    let ended =
+        scene.stage.ledger.wait_within(patience, "end of all", |events| open(events).is_empty()).await;
     if ended.is_err() {
         let open = open(&scene.stage.ledger.events());
         anyhow::bail!("{} cases have no end: {open:#?}", open.len());
@@ -521,7 +603,9 @@ fn complaints(
     }
     let may_be_unresolved = case.inquiry == Inquiry::DownForEver
         || case.kind == Kind::ApmProvisionCancel
-        || was_named_too_late(case.kind, truth);
+        || was_named_too_late(case.kind, truth)
+        // A bulk queue may hold over midnight what may have been called: nothing proves that it was not.
+        || (case.kind == Kind::BatchCancel && end == "unresolved/deadline_passed");
     if end.starts_with("unresolved") && !may_be_unresolved {
         wrong.push("it could have been found out".to_owned());
     }
@@ -585,6 +669,7 @@ fn print_categories(day: Day, told: &[Told], ends: &BTreeMap<String, usize>) {
     println!("truth:   fault {}", count(told, |case| case.point));
     println!("truth:   inquiry {}", count(told, |case| case.inquiry));
     println!("truth:   delivery {}", count(told, |case| case.delivery));
+    println!("truth:   publisher {}", count(told, |case| case.publisher));
     println!("truth:   copies {}", count(told, |case| case.copies));
     for (end, count) in ends {
         println!("truth:   {count:>4} {end}");

@@ -526,6 +526,7 @@ fn message(intent: &Value) -> Result<Message> {
         headers: Headers::new(),
         content_type: "application/json",
         message_id: None,
+        occasion: None,
         body: Bytes::from(serde_json::to_vec(intent)?),
     })
 }

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cancel_worker::domain::fault;
 use cancel_worker::domain::paywall::{
     ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType,
 };
 use cancel_worker::domain::reply::{
     Activity, Answer, ApmPayment, Envelope, InquiryReply, NeverSent, PaymentBody, PaymentEnvelope,
     PaymentResult, PhysicalEnvelope, PhysicalPayment, PhysicalResult, Provider, Read, ReadRefusal, Reply,
-    RetryAfter, Unanswered, VposPayment,
+    RetryAfter, VposPayment,
 };
 use cancel_worker::domain::retry::later;
 use cancel_worker::domain::step::{Order, Question};
@@ -675,11 +676,11 @@ impl Gateway {
         }
         let soon = Duration::from_millis(300);
         let answered = |http_status, retry_after, envelope| {
-            Reply::Answered(Answer { http_status, retry_after, envelope })
+            Reply::Answered(Answer { http_status, retry_after, fault: None, envelope })
         };
         match fault {
-            Fault::NeverSent => (Reply::NeverSent(NeverSent::NotConnected), soon),
-            Fault::ResetBefore => (Reply::Unanswered(Unanswered::Broken), soon),
+            Fault::NeverSent => (Reply::NeverSent(NeverSent::NotConnected(fault::Fault::Dns)), soon),
+            Fault::ResetBefore => (Reply::Unanswered(fault::Fault::Reset), soon),
             Fault::ErrorBefore => (answered(500, None, Envelope::Missing), soon),
             Fault::GarbageBefore => (answered(200, None, Envelope::Missing), soon),
             Fault::Busy => (answered(429, None, Envelope::Missing), soon),
@@ -689,11 +690,11 @@ impl Gateway {
             Fault::BadData => (answered(200, None, failure(order, 400, "System.ValidationError")), soon),
             Fault::Late => {
                 self.process_later(order, later(later(at, CALL_TIMEOUT), SLOW));
-                (Reply::Unanswered(Unanswered::TimedOut), CALL_TIMEOUT)
+                (Reply::Unanswered(fault::Fault::Timeout), CALL_TIMEOUT)
             }
             Fault::ResetThenLate => {
                 self.process_later(order, later(later(at, soon), SLOW));
-                (Reply::Unanswered(Unanswered::Broken), soon)
+                (Reply::Unanswered(fault::Fault::Reset), soon)
             }
             Fault::None
             | Fault::ResetAfter
@@ -712,7 +713,7 @@ impl Gateway {
                 let processed =
                     if read_by_nobody { Ok(Done::Batch(Vec::new())) } else { self.process(order, at) };
                 let reply = match fault {
-                    Fault::ResetAfter => Reply::Unanswered(Unanswered::Broken),
+                    Fault::ResetAfter => Reply::Unanswered(fault::Fault::Reset),
                     Fault::ErrorAfter => answered(502, None, Envelope::Missing),
                     Fault::GarbageAfter => answered(200, None, Envelope::Missing),
                     Fault::UnknownCodeAfter => {

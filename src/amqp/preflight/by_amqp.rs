@@ -9,9 +9,12 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use lapin::{Channel, Connection};
 
 use super::compare::{NOT_SET, kind_found, object_of};
-use super::finding::{Finding, Object, Place};
+use super::finding::{BrokerObject, Finding, Target};
 use crate::amqp::connect::{Broker, Error, Timeouts, within};
-use crate::amqp::declare::{bind, declare_exchange, declare_queue, depth, look_at_exchange};
+use crate::amqp::declare::{
+    bind, declare_exchange, declare_queue, depth, look_at_exchange, may_bind, may_declare_exchange,
+    may_declare_queue,
+};
 use crate::amqp::topology::{Binding, Exchange, Publishers, Queue, Topology};
 
 /// AMQP's numbers for what can be wrong with a declaration.
@@ -35,6 +38,8 @@ pub(super) enum Doing {
     Declaring,
     /// Nothing; it is told.
     Looking,
+    /// Nothing; it is told only if we may not declare it.
+    Asking,
 }
 
 /// What AMQP could tell.
@@ -43,6 +48,18 @@ pub(super) struct Looked {
     pub(super) findings: Vec<Finding>,
     /// Exchanges and queues that are there, and that we may not compare.
     pub(super) not_compared: Vec<Finding>,
+    /// Exchanges and queues that are missing, and that we may declare.
+    pub(super) to_declare: Vec<BrokerObject>,
+}
+
+/// One thing, found as it was looked at.
+enum Found {
+    /// As it must be.
+    Right,
+    /// Missing, and ours to declare.
+    ToDeclare,
+    /// Something that the broker says against it.
+    Wrong(Said),
 }
 
 /// What the broker said against one thing, and which.
@@ -51,7 +68,7 @@ struct Said {
     text: String,
 }
 
-/// Looks at every exchange and queue; declaring, at every binding too.
+/// Looks at every exchange and queue; declaring, or asking whether that may be done, at every binding too.
 ///
 /// # Errors
 /// When the broker cannot be asked.
@@ -59,58 +76,62 @@ pub(super) async fn look(
     broker: &Broker,
     connection: &Connection,
     topology: &Topology,
-    place: &Place,
+    place: &Target,
     doing: Doing,
 ) -> Result<Looked, Error> {
     let look = Look { broker, connection, doing };
     let mut looked = Looked::default();
     let exchanges = topology.exchanges();
-    let said = at_once(exchanges.iter().map(|exchange| look.of_exchange(exchange).boxed())).await?;
-    for (exchange, said) in exchanges.iter().zip(said) {
-        let Some(said) = said else { continue };
-        looked.add(place, Object::Exchange(exchange.name.clone()), said, |argument, found| {
+    let all = at_once(exchanges.iter().map(|exchange| look.of_exchange(exchange).boxed())).await?;
+    for (exchange, found) in exchanges.iter().zip(all) {
+        looked.add(place, BrokerObject::Exchange(exchange.name.clone()), found, |argument, found| {
             let expected = exchange_expected(exchange, argument);
             place.exchange_differs(&exchange.name, argument, found, expected)
         });
     }
     let queues = topology.queues();
-    let said = at_once(queues.iter().map(|queue| look.of_queue(queue).boxed())).await?;
-    for (queue, said) in queues.iter().zip(said) {
-        let Some(said) = said else { continue };
-        looked.add(place, Object::Queue(queue.name.clone()), said, |argument, found| {
+    let all = at_once(queues.iter().map(|queue| look.of_queue(queue).boxed())).await?;
+    for (queue, found) in queues.iter().zip(all) {
+        looked.add(place, BrokerObject::Queue(queue.name.clone()), found, |argument, found| {
             let is = kind_found(queue, argument, found);
             place.queue_differs(&queue.name, is, argument, found, queue_expected(queue, argument))
         });
     }
-    if doing == Doing::Declaring {
-        let bindings = topology.bindings();
-        let said = at_once(bindings.iter().map(|binding| look.of_binding(binding).boxed())).await?;
-        for (binding, said) in bindings.iter().zip(said) {
-            let object = object_of(binding);
-            match said {
-                None => {}
-                Some(Said { number: NOT_ALLOWED, .. }) => {
-                    looked.findings.push(place.not_permitted(object, "declare"));
-                }
-                // One of its ends is not there.
-                Some(Said { .. }) => looked.findings.push(place.missing(object)),
-            }
-        }
-        // Whoever declares must be allowed to.
-        looked.findings.append(&mut looked.not_compared);
+    match doing {
+        Doing::Looking => return Ok(looked),
+        Doing::Declaring | Doing::Asking => {}
     }
+    let bindings = topology.bindings();
+    let all = at_once(bindings.iter().map(|binding| look.of_binding(binding).boxed())).await?;
+    for (binding, found) in bindings.iter().zip(all) {
+        let object = object_of(binding);
+        match found {
+            Found::Right | Found::ToDeclare => {}
+            Found::Wrong(Said { number: NOT_ALLOWED, .. }) => {
+                looked.findings.push(place.not_permitted(object, "declare"));
+            }
+            // One of its ends is not there.
+            Found::Wrong(Said { .. }) => looked.findings.push(place.missing(object)),
+        }
+    }
+    // Whoever declares must be allowed to.
+    looked.findings.append(&mut looked.not_compared);
     Ok(looked)
 }
 
 impl Looked {
     fn add(
         &mut self,
-        place: &Place,
-        object: Object,
-        said: Said,
+        place: &Target,
+        object: BrokerObject,
+        found: Found,
         differs: impl FnOnce(&str, &str) -> Finding,
     ) {
-        let Said { number, text } = said;
+        let Said { number, text } = match found {
+            Found::Right => return,
+            Found::ToDeclare => return self.to_declare.push(object),
+            Found::Wrong(said) => said,
+        };
         match number {
             NOT_FOUND => self.findings.push(place.missing(object)),
             NOT_ALLOWED => self.not_compared.push(place.not_permitted(object, "declare")),
@@ -140,39 +161,65 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    async fn of_exchange(&self, exchange: &Exchange) -> Result<Option<Said>, Error> {
+    async fn of_exchange(&self, exchange: &Exchange) -> Result<Found, Error> {
         let step = self.broker.timeouts.step;
         let channel = self.channel().await?;
         let there = match self.doing {
             // A declaration would make what is not there.
-            Doing::Looking => look_at_exchange(&channel, exchange, step).await,
+            Doing::Looking | Doing::Asking => look_at_exchange(&channel, &exchange.name, step).await,
             Doing::Declaring => Ok(()),
         };
+        if self.is_to_declare(&there) {
+            let channel = self.channel().await?;
+            let asked = may_declare_exchange(&channel, exchange, step).await;
+            return self.found(&channel, asked, Found::ToDeclare).await;
+        }
         let compared = match there {
             Ok(()) => found(declare_exchange(&channel, exchange, step).await)?,
             Err(error) => Err(error),
         };
-        self.said(&channel, compared).await
+        self.found(&channel, compared, Found::Right).await
     }
 
-    async fn of_queue(&self, queue: &Queue) -> Result<Option<Said>, Error> {
+    async fn of_queue(&self, queue: &Queue) -> Result<Found, Error> {
         let Timeouts { step, declare, .. } = self.broker.timeouts;
         let channel = self.channel().await?;
         let there = match self.doing {
-            Doing::Looking => depth(&channel, &queue.name, step).await.map(|_| ()),
+            Doing::Looking | Doing::Asking => depth(&channel, &queue.name, step).await.map(|_| ()),
             Doing::Declaring => Ok(()),
         };
+        if self.is_to_declare(&there) {
+            let channel = self.channel().await?;
+            let asked = may_declare_queue(&channel, queue, step).await;
+            return self.found(&channel, asked, Found::ToDeclare).await;
+        }
         let compared = match there {
             Ok(()) => found(declare_queue(&channel, queue, declare).await)?,
             Err(error) => Err(error),
         };
-        self.said(&channel, compared).await
+        self.found(&channel, compared, Found::Right).await
     }
 
-    async fn of_binding(&self, binding: &Binding) -> Result<Option<Said>, Error> {
+    async fn of_binding(&self, binding: &Binding) -> Result<Found, Error> {
+        let step = self.broker.timeouts.step;
         let channel = self.channel().await?;
-        let bound = bind(&channel, binding, self.broker.timeouts.step).await;
-        self.said(&channel, bound).await
+        let bound = match self.doing {
+            Doing::Declaring | Doing::Looking => bind(&channel, binding, step).await,
+            Doing::Asking => match may_bind(&channel, binding, step).await {
+                // One of its ends is declared with it.
+                Err(error) if is_not_there(&error) => Ok(()),
+                asked => asked,
+            },
+        };
+        self.found(&channel, bound, Found::Right).await
+    }
+
+    /// Whether this look has found nothing, and whoever declares would make it.
+    fn is_to_declare(&self, there: &Result<(), Error>) -> bool {
+        match (self.doing, there) {
+            (Doing::Asking, Err(error)) => is_not_there(error),
+            (Doing::Asking, Ok(())) | (Doing::Looking | Doing::Declaring, _) => false,
+        }
     }
 
     async fn channel(&self) -> Result<Channel, Error> {
@@ -180,17 +227,27 @@ impl Look<'_> {
     }
 
     /// What the broker said against it, if it did.
-    async fn said(&self, channel: &Channel, tried: Result<(), Error>) -> Result<Option<Said>, Error> {
+    async fn found(
+        &self,
+        channel: &Channel,
+        tried: Result<(), Error>,
+        if_nothing: Found,
+    ) -> Result<Found, Error> {
         let Err(error) = tried else {
             let closing = channel.close(200, "done".into());
             let _ = within("close a channel", self.broker.timeouts.step, closing).await;
-            return Ok(None);
+            return Ok(if_nothing);
         };
         match error.said() {
-            Some((number, text)) if !is_passing(number, &text) => Ok(Some(Said { number, text })),
+            Some((number, text)) if !is_passing(number, &text) => Ok(Found::Wrong(Said { number, text })),
             Some(_) | None => Err(error),
         }
     }
+}
+
+/// Whether the broker says that there is no such thing, and not only that it cannot be reached.
+fn is_not_there(error: &Error) -> bool {
+    error.said().is_some_and(|(number, text)| number == NOT_FOUND && !is_passing(number, &text))
 }
 
 /// What is declared is there: that it is not found means that it cannot be reached, which passes by itself.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::finding::{Finding, Object, Place, PolicyName, QueueKindFound};
+use super::finding::{BrokerObject, Finding, PolicyName, QueueKindFound, Target};
 use crate::amqp::topology::{
     Argument, Binding, Destination, Exchange, Publishers, Queue, QueueKind, Topology,
 };
@@ -40,10 +40,10 @@ const HARMLESS: [&str; 15] = [
 /// The features that quorum queues, streams and dead-lettering at least once are built on.
 const FLAGS: [&str; 2] = ["quorum_queue", "stream_queue"];
 
-/// What is compared with, and where a command that mends has to do it.
+/// What is compared with, and where a command that fixes has to do it.
 pub(super) struct Expected<'a> {
     pub(super) topology: &'a Topology,
-    pub(super) place: &'a Place,
+    pub(super) place: &'a Target,
     /// The longest that a letter is in hand; `None`: nobody knows.
     pub(super) handling_max: Option<Duration>,
 }
@@ -155,7 +155,7 @@ impl Expected<'_> {
             let Some(found) = policy.definition.0.get("alternate-exchange") else { continue };
             if exchange.alternate.as_deref() != Some(found.to_string().as_str()) {
                 let expected = or_not_set(exchange.alternate.as_deref());
-                let object = Object::Exchange(exchange.name.clone());
+                let object = BrokerObject::Exchange(exchange.name.clone());
                 let by = vec![PolicyName::Policy(policy.name.clone())];
                 findings.push(self.place.policy(object, by, "alternate-exchange", found, expected));
             }
@@ -169,7 +169,7 @@ impl Expected<'_> {
         for queue in self.topology.queues() {
             for (by, key, value) in policies.of(&queue.name) {
                 if let Err(expected) = self.may_be_set(queue, key, value) {
-                    let object = Object::Queue(queue.name.clone());
+                    let object = BrokerObject::Queue(queue.name.clone());
                     findings.push(self.place.policy(object, by, key, value, expected));
                 }
             }
@@ -335,9 +335,9 @@ fn row_of(binding: &Binding) -> BindingRow {
     }
 }
 
-pub(super) fn object_of(binding: &Binding) -> Object {
+pub(super) fn object_of(binding: &Binding) -> BrokerObject {
     let (Destination::Queue(destination) | Destination::Exchange(destination)) = &binding.destination;
-    Object::Binding {
+    BrokerObject::Binding {
         source: binding.source.clone(),
         destination: destination.clone(),
         key: binding.key.clone(),

@@ -1,7 +1,8 @@
-//! What a look at the broker finds: each thing with what it is, what it must be, and the command that mends it.
+//! What a look at the broker finds: each thing with what it is, what it must be, and the command that fixes it.
 
 use std::fmt;
 
+use crate::amqp::shell::{quoted, word};
 use crate::amqp::topology::{Permissions, QueueKind};
 use crate::management::Management;
 
@@ -9,16 +10,16 @@ use crate::management::Management;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What it is about.
-    pub object: Object,
+    pub object: BrokerObject,
     /// What is wrong with it.
     pub problem: Problem,
-    /// What mends it: a command, or what to do in words.
-    pub mend: String,
+    /// What fixes it: a command, or what to do in words.
+    pub fix: String,
 }
 
 /// What a finding is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Object {
+pub enum BrokerObject {
     /// An exchange, by its name.
     Exchange(String),
     /// A queue, by its name.
@@ -96,32 +97,47 @@ impl fmt::Display for PolicyName {
     }
 }
 
-impl fmt::Display for Object {
+impl fmt::Display for BrokerObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Object::Exchange(name) => write!(f, "exchange `{name}`"),
-            Object::Queue(name) => write!(f, "queue `{name}`"),
-            Object::Binding { source, destination, key } if key.is_empty() => {
-                write!(f, "binding `{source}` -> `{destination}`")
-            }
-            Object::Binding { source, destination, key } => {
-                write!(f, "binding `{source}` -> `{destination}` with key `{key}`")
-            }
-            Object::FeatureFlag(name) => write!(f, "feature flag `{name}`"),
-        }
+        write!(f, "{} {}", self.kinds().0, self.name())
     }
 }
 
-impl Object {
+impl BrokerObject {
+    /// What such a thing is called; and more of them.
+    pub(super) fn kinds(&self) -> (&'static str, &'static str) {
+        match self {
+            BrokerObject::Exchange(_) => ("exchange", "exchanges"),
+            BrokerObject::Queue(_) => ("queue", "queues"),
+            BrokerObject::Binding { .. } => ("binding", "bindings"),
+            BrokerObject::FeatureFlag(_) => ("feature flag", "feature flags"),
+        }
+    }
+
+    /// What it is called itself.
+    pub(super) fn name(&self) -> String {
+        match self {
+            BrokerObject::Exchange(name) | BrokerObject::Queue(name) | BrokerObject::FeatureFlag(name) => {
+                format!("`{name}`")
+            }
+            BrokerObject::Binding { source, destination, key } if key.is_empty() => {
+                format!("`{source}` -> `{destination}`")
+            }
+            BrokerObject::Binding { source, destination, key } => {
+                format!("`{source}` -> `{destination}` with key `{key}`")
+            }
+        }
+    }
+
     /// Whether it is a binding with this exchange or queue at one of its ends.
-    pub(super) fn ends_at(&self, end: &Object) -> bool {
+    pub(super) fn ends_at(&self, end: &BrokerObject) -> bool {
         match (self, end) {
-            (Object::Binding { source, destination, .. }, Object::Exchange(name)) => {
+            (BrokerObject::Binding { source, destination, .. }, BrokerObject::Exchange(name)) => {
                 source == name || destination == name
             }
-            (Object::Binding { destination, .. }, Object::Queue(name)) => destination == name,
-            (Object::Binding { .. }, Object::Binding { .. } | Object::FeatureFlag(_))
-            | (Object::Exchange(_) | Object::Queue(_) | Object::FeatureFlag(_), _) => false,
+            (BrokerObject::Binding { destination, .. }, BrokerObject::Queue(name)) => destination == name,
+            (BrokerObject::Binding { .. }, BrokerObject::Binding { .. } | BrokerObject::FeatureFlag(_))
+            | (BrokerObject::Exchange(_) | BrokerObject::Queue(_) | BrokerObject::FeatureFlag(_), _) => false,
         }
     }
 }
@@ -155,27 +171,37 @@ impl Finding {
         }
     }
 
+    /// What is wrong, without what it is about.
+    pub(super) fn said(&self) -> String {
+        match &self.problem {
+            Problem::Missing => "missing".to_owned(),
+            Problem::Differs { argument, found, expected } => {
+                format!("`{argument}` is {found}, and must be {expected}")
+            }
+            Problem::Policy { by, key, found, expected } => {
+                format!("{} sets `{key}` to {found}, and it must be {expected}", either(by))
+            }
+            Problem::NotPermitted { doing } => format!("we have no permission to {doing} it"),
+        }
+    }
+
     /// Whether both say the same thing is wrong, however it was found out.
     pub(super) fn is_same(&self, other: &Finding) -> bool {
         self.object == other.object && self.argument() == other.argument()
     }
 }
 
-/// One sentence that names the thing, what it is and what it must be; and one that mends it.
+/// One sentence that names the thing, what it is and what it must be; and one that fixes it.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding { object, problem, mend } = self;
+        let Finding { object, problem, fix } = self;
         match problem {
             Problem::Missing => write!(f, "{object} is missing")?,
-            Problem::Differs { argument, found, expected } => {
-                write!(f, "{object}: `{argument}` is {found}, and must be {expected}")?;
+            Problem::Differs { .. } | Problem::Policy { .. } | Problem::NotPermitted { .. } => {
+                write!(f, "{object}: {}", self.said())?;
             }
-            Problem::Policy { by, key, found, expected } => {
-                write!(f, "{object}: {} sets `{key}` to {found}, and it must be {expected}", either(by))?;
-            }
-            Problem::NotPermitted { doing } => write!(f, "{object}: we have no permission to {doing} it")?,
         }
-        write!(f, ". To mend it: {mend}")
+        write!(f, ". To fix it: {fix}")
     }
 }
 
@@ -205,6 +231,50 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub unseen: Vec<Unseen>,
+    /// What is worth knowing, and stops nobody.
+    pub notes: Vec<Note>,
+}
+
+/// Something that is worth knowing, and stops nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A worker finds these missing, and declares them.
+    ToDeclare {
+        /// How many exchanges.
+        exchanges: usize,
+        /// How many queues.
+        queues: usize,
+    },
+    /// Letters wait, and nobody takes them.
+    Unconsumed {
+        /// The lane's queue.
+        queue: String,
+        /// How many letters wait.
+        ready: u32,
+    },
+}
+
+impl Note {
+    /// What a worker will declare; `None`: nothing is missing.
+    pub(super) fn to_declare(missing: &[BrokerObject]) -> Option<Note> {
+        let exchanges = missing.iter().filter(|object| matches!(object, BrokerObject::Exchange(_))).count();
+        let queues = missing.len() - exchanges;
+        (!missing.is_empty()).then_some(Note::ToDeclare { exchanges, queues })
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::ToDeclare { exchanges, queues } => write!(
+                f,
+                "{exchanges} exchanges and {queues} queues are missing; `run` declares them (amqp.declare = true)"
+            ),
+            Note::Unconsumed { queue, ready } => {
+                write!(f, "queue `{queue}`: letters wait ({ready}), and nobody consumes them")
+            }
+        }
+    }
 }
 
 impl Report {
@@ -228,9 +298,9 @@ impl Report {
 /// Declares what is missing, and changes nothing.
 const APPLY: &str = "`cancel-worker topology apply`";
 
-/// Where a command that mends has to do it.
+/// Where a command that fixes has to do it.
 #[derive(Debug, Clone)]
-pub(in crate::amqp) struct Place {
+pub(in crate::amqp) struct Target {
     /// The virtual host.
     pub(super) vhost: String,
     /// The management API, as people may see it.
@@ -239,15 +309,15 @@ pub(in crate::amqp) struct Place {
     pub(super) permissions: Permissions,
 }
 
-impl Place {
-    pub(super) fn new(vhost: &str, management: Option<&Management>, permissions: Permissions) -> Place {
+impl Target {
+    pub(super) fn new(vhost: &str, management: Option<&Management>, permissions: Permissions) -> Target {
         let management = management.map_or_else(|| "http://BROKER:15672".to_owned(), Management::to_string);
-        Place { vhost: vhost.to_owned(), management, permissions }
+        Target { vhost: vhost.to_owned(), management, permissions }
     }
 
     /// It is not there.
-    pub(super) fn missing(&self, object: Object) -> Finding {
-        Finding { object, problem: Problem::Missing, mend: format!("{APPLY} declares it") }
+    pub(super) fn missing(&self, object: BrokerObject) -> Finding {
+        Finding { object, problem: Problem::Missing, fix: format!("{APPLY} declares it") }
     }
 
     /// A queue is different. Deleting one asks for care: no command deletes a quorum queue only if it is empty.
@@ -260,7 +330,7 @@ impl Place {
         expected: impl fmt::Display,
     ) -> Finding {
         let (vhost, queue) = (word(&self.vhost), word(name));
-        let mend = match is {
+        let fix = match is {
             QueueKindFound::Quorum => format!(
                 "delete the queue when it is empty (`rabbitmqctl list_queues -p {vhost} name messages` tells): \
                  `rabbitmqctl delete_queue {queue} -p {vhost}`, then {APPLY}"
@@ -270,7 +340,7 @@ impl Place {
                  {APPLY}"
             ),
         };
-        differs(Object::Queue(name.to_owned()), argument, found, expected, mend)
+        differs(BrokerObject::Queue(name.to_owned()), argument, found, expected, fix)
     }
 
     /// An exchange is different.
@@ -282,35 +352,35 @@ impl Place {
         expected: impl fmt::Display,
     ) -> Finding {
         // Of what a path has to have escaped, the names have only what a virtual host may have.
-        let mend = format!(
+        let fix = format!(
             "delete the exchange, with its bindings: `curl -u USER -X DELETE {}/api/exchanges/{}/{name}`, then {APPLY} \
              (bindings of others must be made again by them)",
             self.management,
             segment(&self.vhost)
         );
-        differs(Object::Exchange(name.to_owned()), argument, found, expected, mend)
+        differs(BrokerObject::Exchange(name.to_owned()), argument, found, expected, fix)
     }
 
     /// A policy makes a queue or exchange different.
     pub(super) fn policy(
         &self,
-        object: Object,
+        object: BrokerObject,
         by: Vec<PolicyName>,
         key: &str,
         found: impl fmt::Display,
         expected: String,
     ) -> Finding {
         let clearing: Vec<String> = by.iter().map(|name| name.clearing(&self.vhost)).collect();
-        let mend =
+        let fix =
             format!("make its pattern match nothing of ours, or take it away: {}", clearing.join(" or "));
         let problem = Problem::Policy { by, key: key.to_owned(), found: found.to_string(), expected };
-        Finding { object, problem, mend }
+        Finding { object, problem, fix }
     }
 
     /// We may not do what a worker does. The broker's own words would name our user, so they are not kept.
-    pub(in crate::amqp) fn not_permitted(&self, object: Object, doing: &'static str) -> Finding {
+    pub(in crate::amqp) fn not_permitted(&self, object: BrokerObject, doing: &'static str) -> Finding {
         let Permissions { configure, write, read } = &self.permissions;
-        let mend = format!(
+        let fix = format!(
             "`rabbitmqctl set_permissions -p {} USER {} {} {}`, which is the least that `cancel-worker topology print` \
              shows",
             word(&self.vhost),
@@ -318,13 +388,13 @@ impl Place {
             quoted(write),
             quoted(read)
         );
-        Finding { object, problem: Problem::NotPermitted { doing }, mend }
+        Finding { object, problem: Problem::NotPermitted { doing }, fix }
     }
 
     /// A feature that our queues are built on is switched off.
     pub(super) fn flag_off(&self, name: &str, state: &str) -> Finding {
-        let mend = format!("`rabbitmqctl enable_feature_flag {}`", word(name));
-        differs(Object::FeatureFlag(name.to_owned()), "state", state, "enabled", mend)
+        let fix = format!("`rabbitmqctl enable_feature_flag {}`", word(name));
+        differs(BrokerObject::FeatureFlag(name.to_owned()), "state", state, "enabled", fix)
     }
 }
 
@@ -342,28 +412,18 @@ impl QueueKindFound {
 }
 
 fn differs(
-    object: Object,
+    object: BrokerObject,
     argument: &str,
     found: impl fmt::Display,
     expected: impl fmt::Display,
-    mend: String,
+    fix: String,
 ) -> Finding {
     let problem = Problem::Differs {
         argument: argument.to_owned(),
         found: found.to_string(),
         expected: expected.to_string(),
     };
-    Finding { object, problem, mend }
-}
-
-/// A word of a shell, quoted where it has to be.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { quoted(text) }
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+    Finding { object, problem, fix }
 }
 
 /// A name as a segment of a path.
@@ -383,13 +443,13 @@ fn segment(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn place(vhost: &str) -> Place {
+    fn place(vhost: &str) -> Target {
         let permissions = Permissions {
             configure: "^$".to_owned(),
             write: r"^cancel\.(a|b)$".to_owned(),
             read: r"^cancel\.".to_owned(),
         };
-        Place::new(vhost, None, permissions)
+        Target::new(vhost, None, permissions)
     }
 
     #[test]
@@ -397,39 +457,39 @@ mod tests {
         let quorum = place("/").queue_differs("q", QueueKindFound::Quorum, "x-message-ttl", 9, 5);
         assert_eq!(
             quorum.to_string(),
-            "queue `q`: `x-message-ttl` is 9, and must be 5. To mend it: delete the queue when it is empty \
+            "queue `q`: `x-message-ttl` is 9, and must be 5. To fix it: delete the queue when it is empty \
              (`rabbitmqctl list_queues -p / name messages` tells): `rabbitmqctl delete_queue q -p /`, then \
              `cancel-worker topology apply`"
         );
         let classic = place("/").queue_differs("q", QueueKindFound::of("classic"), "x", "classic", "quorum");
-        assert!(classic.mend.contains("`rabbitmqctl delete_queue q --if-empty -p /`"), "{}", classic.mend);
+        assert!(classic.fix.contains("`rabbitmqctl delete_queue q --if-empty -p /`"), "{}", classic.fix);
     }
 
     #[test]
     fn a_policy_is_told_by_its_name_with_the_command_that_takes_it_away() {
         let by = vec![PolicyName::Policy("two words".to_owned())];
-        let queue = Object::Queue("q".to_owned());
+        let queue = BrokerObject::Queue("q".to_owned());
         let finding = place("pay ments").policy(queue, by, "max-length", 10, "not set".to_owned());
         assert_eq!(
             finding.to_string(),
-            "queue `q`: policy `two words` sets `max-length` to 10, and it must be not set. To mend it: make its \
+            "queue `q`: policy `two words` sets `max-length` to 10, and it must be not set. To fix it: make its \
              pattern match nothing of ours, or take it away: `rabbitmqctl clear_policy -p 'pay ments' 'two words'`"
         );
     }
 
     #[test]
     fn a_missing_permission_is_told_with_the_least_that_is_needed() {
-        let exchange = Object::Exchange("cancel.announce".to_owned());
+        let exchange = BrokerObject::Exchange("cancel.announce".to_owned());
         let finding = place("/").not_permitted(exchange, "publish to");
         let command = r"`rabbitmqctl set_permissions -p / USER '^$' '^cancel\.(a|b)$' '^cancel\.'`";
-        assert!(finding.mend.starts_with(command), "{}", finding.mend);
+        assert!(finding.fix.starts_with(command), "{}", finding.fix);
     }
 
     #[test]
     fn an_exchange_is_deleted_where_no_rabbitmqctl_command_deletes_it() {
         let finding = place("/a").exchange_differs("cancel.taps", "type", "direct", "topic");
         let command = "`curl -u USER -X DELETE http://BROKER:15672/api/exchanges/%2Fa/cancel.taps`";
-        assert!(finding.mend.contains(command), "{}", finding.mend);
+        assert!(finding.fix.contains(command), "{}", finding.fix);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Does the broker fit? Looked at before a letter is taken; while it does not, no letter is taken, and every finding is
-//! told with the command that mends it.
+//! told with the command that fixes it.
 //!
 //! Two eyes: AMQP sees what is missing and, by declaring, what was declared differently; the management API, where
 //! there is one, sees policies, bindings, and what the permissions hide from AMQP. What neither could see is said, and
@@ -11,6 +11,7 @@
 //! the generation: what is in hand is finished, nothing more is taken, and all is looked at again.
 
 mod by_amqp;
+mod cause;
 mod compare;
 mod finding;
 #[cfg(test)]
@@ -24,19 +25,22 @@ use lapin::Connection;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use finding::{Finding, Object, PolicyName, Problem, Report, Unseen};
+pub use cause::{Cause, causes};
+pub use finding::{BrokerObject, Finding, Note, PolicyName, Problem, Report, Unseen};
 
-use super::connect::{Broker, Error};
-use super::declare::{all_are_there, declare};
+use super::connect::{Broker, Error, within};
+use super::declare::{Depth, all_are_there, declare, depth_and_consumers};
 use super::generation::Role;
 use super::permissions;
 use super::topology::{Topology, Who};
 use crate::config::Declare;
+use crate::domain::intent::Kind;
 use crate::management::{Management, Names, NotSeen};
 use crate::telemetry::events;
+use crate::wire::envelope::Source;
 use by_amqp::{Doing, Looked};
 use compare::{Expected, Policies};
-pub(super) use finding::Place;
+pub(super) use finding::Target;
 
 /// How long the management API may take for all of its lists.
 const MANAGEMENT_MAX: Duration = Duration::from_secs(10);
@@ -65,7 +69,8 @@ pub struct Requirements {
     pub management: Option<Management>,
 }
 
-/// Looks at everything, once, and changes nothing.
+/// Looks at everything, once, and changes nothing. Of a worker that declares what is missing, what it may declare is
+/// noted and no finding.
 ///
 /// # Errors
 /// When the broker cannot be asked.
@@ -76,7 +81,7 @@ pub async fn inspect(
 ) -> Result<Report, Error> {
     let (connection, at) = broker.connect(Role::Consume, 0).await?;
     let look = Look { broker, connection: &connection, vhost: broker.vhost(at), topology, requirements };
-    let report = look.whole().await;
+    let report = look.as_seen_from_outside().await;
     broker.close(&connection).await;
     report
 }
@@ -140,12 +145,19 @@ impl Preflight {
         topology: &Topology,
     ) -> Result<(), Error> {
         let Inner { requirements, fits, unseen_told } = &*self.0;
-        let look = Look { broker, connection, vhost: broker.vhost(at), topology, requirements };
+        let vhost = broker.vhost(at);
         // Boxed: whoever runs generations need not hold the room that only a look needs.
         let report = if fits.load(Ordering::Relaxed) {
+            let look = Look { broker, connection, vhost, topology, requirements };
             Box::pin(look.quick()).await?
         } else {
-            Box::pin(look.thorough()).await?
+            // What we may not do, or what differs, ends a channel, and the client library tells that as an error of the
+            // whole connection: a look by the connection that works would end the generation.
+            let own = broker.connect_at(Role::Consume, at).await?;
+            let look = Look { broker, connection: &own, vhost, topology, requirements };
+            let report = Box::pin(look.thorough()).await;
+            broker.close(&own).await;
+            report?
         };
         if !unseen_told.swap(true, Ordering::Relaxed) {
             for unseen in &report.unseen {
@@ -162,7 +174,7 @@ impl Preflight {
             Some((permissions::NOT_ALLOWED, _)) => {
                 self.0.fits.store(false, Ordering::Relaxed);
                 let place = place(&self.0.requirements, vhost, topology);
-                let object = Object::Queue(queue.to_owned());
+                let object = BrokerObject::Queue(queue.to_owned());
                 Error::Unfit { findings: vec![place.not_permitted(object, "consume from")] }
             }
             Some(_) | None => error,
@@ -202,23 +214,23 @@ impl Preflight {
     }
 }
 
-/// Tells every finding.
+/// Tells every cause of findings.
 pub(super) fn tell(broker: &str, findings: &[Finding]) {
-    for finding in findings {
-        events::broker_does_not_fit(
+    for cause in causes(findings) {
+        events::topology_incompatible(
             broker,
-            &finding.object.to_string(),
-            &finding.argument(),
-            finding.found(),
-            finding.expected(),
-            &finding.mend,
+            &cause.objects(),
+            &cause.argument(),
+            &cause.found(),
+            &cause.expected(),
+            cause.fix(),
         );
     }
 }
 
-fn place(requirements: &Requirements, vhost: &str, topology: &Topology) -> Place {
+fn place(requirements: &Requirements, vhost: &str, topology: &Topology) -> Target {
     let worker = Who::Worker(requirements.worker.unwrap_or(Declare::Missing));
-    Place::new(vhost, requirements.management.as_ref(), topology.permissions(worker))
+    Target::new(vhost, requirements.management.as_ref(), topology.permissions(worker))
 }
 
 /// One look at one broker.
@@ -235,6 +247,42 @@ impl Look<'_> {
     async fn whole(&self) -> Result<Report, Error> {
         let by_amqp = self.each(Doing::Looking).await?;
         self.rest(by_amqp, Bindings::Asked).await
+    }
+
+    /// Everything that a worker would find, changing nothing; and what a person may want to know beside.
+    async fn as_seen_from_outside(&self) -> Result<Report, Error> {
+        let mut report = match self.requirements.worker {
+            Some(Declare::Missing) => {
+                let asked = self.each(Doing::Asking).await?;
+                let note = Note::to_declare(&asked.to_declare);
+                let mut report = self.rest(asked, Bindings::NotAsked).await?;
+                report.notes.extend(note);
+                report
+            }
+            Some(Declare::Nothing) | None => self.whole().await?,
+        };
+        report.notes.extend(self.unconsumed().await?);
+        Ok(report)
+    }
+
+    /// The lanes that nobody consumes, though letters wait there.
+    async fn unconsumed(&self) -> Result<Vec<Note>, Error> {
+        let step = self.broker.timeouts.step;
+        let mut notes = Vec::new();
+        for kind in Kind::ALL {
+            let queue = self.topology.queue_of(Source::Lane(kind));
+            // One that is not there takes its channel along, and is told elsewhere.
+            let channel = within("open a channel", step, self.connection.create_channel()).await?;
+            match depth_and_consumers(&channel, &queue, step).await {
+                Ok(Depth { ready, consumers: 0 }) if ready > 0 => {
+                    notes.push(Note::Unconsumed { queue, ready })
+                }
+                Ok(Depth { .. }) => {}
+                Err(error) if error.is_refusal() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(notes)
     }
 
     /// Everything, after what is missing was declared where that is ours to do.
@@ -261,7 +309,7 @@ impl Look<'_> {
                 }
             }
         };
-        Ok(Report { findings: looked.findings, unseen: Vec::new() })
+        Ok(Report { findings: looked.findings, ..Report::default() })
     }
 
     /// Declares everything at once; thing by thing only if something is wrong.
@@ -284,7 +332,9 @@ impl Look<'_> {
         let expected = Expected { topology: self.topology, place: &place, handling_max: *handling_max };
         let permissions = async {
             match worker {
-                Some(_) => permissions::ask(self.broker, self.connection, self.topology, &place).await,
+                Some(worker) => {
+                    permissions::ask(self.broker, self.connection, self.topology, &place, *worker).await
+                }
                 None => Ok(Vec::new()),
             }
         };
@@ -297,9 +347,18 @@ impl Look<'_> {
             }
         };
         let (permissions, mut report) = tokio::join!(permissions, by_management);
-        let Looked { findings, not_compared } = by_amqp;
-        // Where an end is missing, so is the binding: one finding for one thing to mend.
-        let missing: Vec<&Object> =
+        let Looked { findings, not_compared, to_declare } = by_amqp;
+        if !to_declare.is_empty() && management.is_some() {
+            report.add_unseen(
+                format!(
+                    "what policies will change about {} exchanges and queues that are missing",
+                    to_declare.len()
+                ),
+                "no policy applies to them before they are there",
+            );
+        }
+        // Where an end is missing, so is the binding: one finding for one thing to fix.
+        let missing: Vec<&BrokerObject> =
             findings.iter().filter(|it| it.problem == Problem::Missing).map(|it| &it.object).collect();
         report.findings.retain(|finding| !missing.iter().any(|end| finding.object.ends_at(end)));
         report.add(findings);
@@ -316,7 +375,7 @@ impl Look<'_> {
         Ok(report)
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> Target {
         place(self.requirements, self.vhost, self.topology)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::compare::{Expected, Policies};
-use super::finding::Place;
+use super::finding::Target;
 use super::*;
 use crate::domain::retry::Tier;
 use crate::management::{BindingRow, ExchangeRow, FlagRow, PolicyRow, QueuePolicies, QueueRow};
@@ -17,7 +17,7 @@ fn topology() -> Topology {
 /// What is found by `look`, each finding as one sentence.
 fn found(look: impl Fn(&Expected<'_>) -> Vec<Finding>) -> Vec<String> {
     let topology = topology();
-    let place = Place::new("/", None, topology.permissions(Who::Worker(Declare::Missing)));
+    let place = Target::new("/", None, topology.permissions(Who::Worker(Declare::Missing)));
     let expected = Expected { topology: &topology, place: &place, handling_max: Some(HANDLING_MAX) };
     look(&expected).iter().map(Finding::to_string).collect()
 }
@@ -176,7 +176,7 @@ fn a_feature_that_is_off_is_told_with_the_command_that_switches_it_on() {
     let found = found(|expected| expected.flags(&rows::<FlagRow>(json)));
     assert_eq!(
         found,
-        ["feature flag `stream_queue`: `state` is disabled, and must be enabled. To mend it: `rabbitmqctl \
+        ["feature flag `stream_queue`: `state` is disabled, and must be enabled. To fix it: `rabbitmqctl \
              enable_feature_flag stream_queue`"]
     );
 }

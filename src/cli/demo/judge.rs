@@ -346,6 +346,7 @@ mod tests {
             reason: None,
             payment_status: None,
             attempts: 1,
+            reference: None,
         }
     }
 

@@ -157,6 +157,7 @@ async fn publish(order_system: PublishSession, scenes: &[Scene]) -> Option<Strin
         headers: Headers::new(),
         content_type: LETTER_CONTENT_TYPE,
         message_id: None,
+        occasion: None,
         body: Bytes::from(scene.body.clone()),
     });
     let published = match letters.next() {

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::domain::codes::{Matcher, Rule};
+use crate::domain::fault::{Fault, Reach};
 use crate::domain::fixtures::{ANOTHER, DAY, OURS, code};
 use crate::domain::intent::Api;
-use crate::domain::reply::{Amount, NeverSent, PaymentResult, Provider, Unanswered};
+use crate::domain::reply::{Amount, NeverSent, PaymentResult, Provider};
 
 use RejectedReason::{
     DeviceReceived, InvalidRequest, MarketplaceRecordsExist, NotFound, NotSuitable, RollbackWindow,
@@ -26,7 +27,7 @@ fn order(kind: Kind) -> Order {
 }
 
 fn answered(http_status: u16, envelope: Envelope) -> Reply {
-    Reply::Answered(Answer { http_status, retry_after: None, envelope })
+    Reply::Answered(Answer { http_status, retry_after: None, fault: None, envelope })
 }
 
 fn physical(envelope: PhysicalEnvelope) -> Reply {
@@ -628,8 +629,12 @@ mod the_http_status {
     fn busy_carries_the_gateways_wish() {
         let wish = Some(RetryAfter::Seconds(7));
         for http_status in [408, 425, 429, 503] {
-            let reply =
-                Reply::Answered(Answer { http_status, retry_after: wish, envelope: Envelope::Missing });
+            let reply = Reply::Answered(Answer {
+                http_status,
+                retry_after: wish,
+                fault: None,
+                envelope: Envelope::Missing,
+            });
             for kind in Kind::ALL {
                 check(kind, reply.clone(), Busy(wish));
             }
@@ -640,6 +645,18 @@ mod the_http_status {
     fn of_503_is_busy_only_with_a_retry_after() {
         for kind in Kind::ALL {
             check(kind, answered(503, Envelope::Missing), InDoubt);
+        }
+    }
+
+    #[test]
+    fn of_a_wish_that_cannot_be_read_is_busy_with_the_usual_delay() {
+        for http_status in [408, 425, 429, 503] {
+            let retry_after = Some(RetryAfter::Unreadable);
+            let envelope = Envelope::Missing;
+            let answer = Answer { http_status, retry_after, fault: None, envelope };
+            for kind in Kind::ALL {
+                check(kind, Reply::Answered(answer.clone()), Busy(None));
+            }
         }
     }
 
@@ -673,8 +690,9 @@ mod no_answer {
     #[test]
     fn when_nothing_was_sent_is_surely_not_done() {
         for kind in Kind::ALL {
-            for why in [NeverSent::NotConnected, NeverSent::NotBuilt] {
-                check(kind, Reply::NeverSent(why), Verdict::NeverSent);
+            check(kind, Reply::NeverSent(NeverSent::NotBuilt), Verdict::NeverSent);
+            for fault in Fault::ALL.into_iter().filter(|fault| fault.reach() == Reach::NotConnected) {
+                check(kind, Reply::NeverSent(NeverSent::NotConnected(fault)), Verdict::NeverSent);
             }
         }
     }
@@ -682,8 +700,8 @@ mod no_answer {
     #[test]
     fn when_something_was_sent_is_doubt() {
         for kind in Kind::ALL {
-            for how in [Unanswered::TimedOut, Unanswered::Broken] {
-                check(kind, Reply::Unanswered(how), InDoubt);
+            for fault in Fault::ALL.into_iter().filter(|fault| fault.reach() == Reach::Connected) {
+                check(kind, Reply::Unanswered(fault), InDoubt);
             }
         }
     }
@@ -774,6 +792,7 @@ mod what_the_letter_remembers_of_a_reply {
                 error_code: Some(3),
                 error_code_type: None,
                 client_message: Some("System.ValidationError".to_owned()),
+                ..LastReply::default()
             }
         );
         let answer =
@@ -784,7 +803,7 @@ mod what_the_letter_remembers_of_a_reply {
                 http_status: Some(200),
                 error_code: Some(404),
                 error_code_type: Some(1),
-                client_message: None,
+                ..LastReply::default()
             }
         );
         assert_eq!(
@@ -794,10 +813,45 @@ mod what_the_letter_remembers_of_a_reply {
     }
 
     #[test]
-    fn is_nothing_when_nobody_answered() {
-        assert_eq!(codes_of(&Reply::NeverSent(NeverSent::NotConnected)), LastReply::default());
-        assert_eq!(codes_of(&Reply::Unanswered(Unanswered::Broken)), LastReply::default());
-        assert!(!was_locked_out(Kind::AsyncCancel, &LastReply::default(), &Codes::default()));
+    fn is_the_fault_when_nobody_answered() {
+        for fault in Fault::ALL {
+            let last = LastReply { fault: Some(fault), ..LastReply::default() };
+            assert_eq!(codes_of(&Reply::NeverSent(NeverSent::NotConnected(fault))), last);
+            assert_eq!(codes_of(&Reply::Unanswered(fault)), last);
+            assert!(!was_locked_out(Kind::AsyncCancel, &last, &Codes::default()));
+        }
+        assert_eq!(codes_of(&Reply::NeverSent(NeverSent::NotBuilt)), LastReply::default());
+    }
+
+    #[test]
+    fn is_the_fault_of_a_body_beside_its_status() {
+        let answer = Answer {
+            http_status: 200,
+            retry_after: None,
+            fault: Some(Fault::Truncated),
+            envelope: Envelope::Missing,
+        };
+        let last =
+            LastReply { http_status: Some(200), fault: Some(Fault::Truncated), ..LastReply::default() };
+        assert_eq!(codes_of(&Reply::Answered(answer)), last);
+    }
+
+    #[test]
+    fn never_holds_a_number_that_may_be_a_card() {
+        let card = Some(5_555_444_433_331_111);
+        let envelope = PaymentEnvelope {
+            error_code: card,
+            error_code_type: card,
+            result: Some(false),
+            ..PaymentEnvelope::default()
+        };
+        let payment = answered(400, Envelope::Payment(envelope));
+        let bare = LastReply { http_status: Some(400), ..LastReply::default() };
+        assert_eq!(codes_of(&payment), bare);
+        let envelope =
+            PhysicalEnvelope { error_code: card, failed: Some(true), ..PhysicalEnvelope::default() };
+        assert_eq!(codes_of(&answered(400, Envelope::Physical(envelope))), bare);
+        check(Kind::TransactionCancel, payment, InDoubt);
     }
 
     #[test]

@@ -376,14 +376,14 @@ mod a_reply {
     }
 
     #[track_caller]
-    fn check(rules: &[Rule], api: Api, kind: Kind, codes: ReplyCodes, expected: Option<(Class, Source)>) {
+    fn check(rules: &[Rule], api: Api, kind: Kind, codes: ReplyCodes, expected: Option<(Class, CodeSource)>) {
         let known = Codes::new(rules.to_vec()).class(api, kind, &codes);
         assert_eq!(known.map(|known| (known.class, known.source)), expected);
     }
 
     #[test]
     fn is_judged_by_the_table_where_no_rule_speaks() {
-        let expected = Some((RefusedByState(NotFound), Source::Table));
+        let expected = Some((RefusedByState(NotFound), CodeSource::Integer(404)));
         check(&[], Api::Private, Kind::TransactionCancel, code(404), expected);
         check(&[], Api::Payment, Kind::ApmProvisionCancel, code(404), expected);
         check(&[], Api::Physical, Kind::AsyncCancel, code(404), expected);
@@ -392,13 +392,25 @@ mod a_reply {
     #[test]
     fn of_the_physical_api_is_judged_by_its_word_before_its_integer() {
         let both = ReplyCodes { error_code: Some(404), ..word("System.ValidationError") };
-        check(&[], Api::Physical, Kind::AsyncCancel, both, Some((Refused(InvalidRequest), Source::Table)));
+        check(
+            &[],
+            Api::Physical,
+            Kind::AsyncCancel,
+            both,
+            Some((Refused(InvalidRequest), CodeSource::Message("System.ValidationError"))),
+        );
     }
 
     #[test]
     fn of_the_physical_api_is_judged_by_its_integer_where_the_word_is_unknown() {
         let both = ReplyCodes { error_code: Some(404), ..word("Payment.Sync.Gone") };
-        check(&[], Api::Physical, Kind::AsyncCancel, both, Some((RefusedByState(NotFound), Source::Table)));
+        check(
+            &[],
+            Api::Physical,
+            Kind::AsyncCancel,
+            both,
+            Some((RefusedByState(NotFound), CodeSource::Integer(404))),
+        );
     }
 
     #[test]
@@ -422,11 +434,17 @@ mod a_reply {
             rule(Api::Physical, Matcher::ClientMessage("System.AuthError".into()), None, NotConfigured),
             rule(Api::Payment, Matcher::HttpStatus(502), None, Busy),
         ];
-        check(&rules, Api::Private, Kind::TransactionCancel, code(404), Some((InDoubt, Source::Rule)));
+        check(&rules, Api::Private, Kind::TransactionCancel, code(404), Some((InDoubt, CodeSource::Rule(1))));
         let auth_error = word("System.AuthError");
-        check(&rules, Api::Physical, Kind::AsyncCancel, auth_error, Some((NotConfigured, Source::Rule)));
+        check(
+            &rules,
+            Api::Physical,
+            Kind::AsyncCancel,
+            auth_error,
+            Some((NotConfigured, CodeSource::Rule(2))),
+        );
         let bad_gateway = ReplyCodes { http_status: 502, ..code(353) };
-        check(&rules, Api::Payment, Kind::BatchCancel, bad_gateway, Some((Busy, Source::Rule)));
+        check(&rules, Api::Payment, Kind::BatchCancel, bad_gateway, Some((Busy, CodeSource::Rule(3))));
     }
 
     #[test]
@@ -441,14 +459,14 @@ mod a_reply {
             Api::Physical,
             Kind::AsyncCancel,
             code(2),
-            Some((Refused(RollbackRefused), Source::Rule)),
+            Some((Refused(RollbackRefused), CodeSource::Rule(2))),
         );
     }
 
     #[test]
     fn is_not_judged_by_a_rule_for_another_api() {
         let rules = [rule(Api::Private, Matcher::Code(404), None, Busy)];
-        let expected = Some((RefusedByState(NotFound), Source::Table));
+        let expected = Some((RefusedByState(NotFound), CodeSource::Integer(404)));
         check(&rules, Api::Payment, Kind::ApmProvisionCancel, code(404), expected);
     }
 
@@ -463,23 +481,29 @@ mod a_reply {
             Api::Physical,
             Kind::SyncCancelRollback,
             word(too_late),
-            Some((declared, Source::Rule)),
+            Some((declared, CodeSource::Rule(1))),
         );
-        let by_table = Some((RefusedByState(NotSuitable), Source::Table));
+        let by_table = Some((RefusedByState(NotSuitable), CodeSource::Message(too_late)));
         check(&rules, Api::Physical, Kind::AsyncCancel, word(too_late), by_table);
     }
 
     #[test]
     fn is_not_judged_by_a_rule_for_another_http_status() {
         let rules = [rule(Api::Private, Matcher::HttpStatus(502), None, Busy)];
-        let expected = Some((RefusedByState(NotFound), Source::Table));
+        let expected = Some((RefusedByState(NotFound), CodeSource::Integer(404)));
         check(&rules, Api::Private, Kind::TransactionCancel, code(404), expected);
     }
 
     #[test]
     fn is_compared_with_a_rule_to_the_letter() {
         let rules = [rule(Api::Payment, Matcher::ClientMessage("Bulk.Locked".into()), None, Busy)];
-        check(&rules, Api::Payment, Kind::BatchCancel, word("Bulk.Locked"), Some((Busy, Source::Rule)));
+        check(
+            &rules,
+            Api::Payment,
+            Kind::BatchCancel,
+            word("Bulk.Locked"),
+            Some((Busy, CodeSource::Rule(1))),
+        );
         check(&rules, Api::Payment, Kind::BatchCancel, word("bulk.locked"), None);
         check(&rules, Api::Payment, Kind::BatchCancel, word("Bulk.Locked."), None);
     }
@@ -504,7 +528,7 @@ mod a_reply {
         ) {
             let codes = ReplyCodes { error_code: Some(number), ..word(&text) };
             let known = Codes::default().class(Api::Physical, Kind::AsyncCancel, &codes);
-            let paused = matches!(known, Some(Known { class: LockedOut, .. }));
+            let paused = matches!(known, Some(Classified { class: LockedOut, .. }));
             prop_assert_eq!(paused, text == "System.AuthError");
         }
     }

@@ -5,19 +5,19 @@ use jiff::Timestamp;
 
 use super::{
     Asked, Before, DeadReason, Decision, Meaning, Moment, Then, Waiting, ask_after, conclude, item_of,
-    settle, virtual_pos, wait_for, wait_to_call,
+    rule_of_evidence, settle, virtual_pos, wait_for, wait_to_call,
 };
 use crate::domain::classify::Verdict;
 use crate::domain::evidence::Evidence;
 use crate::domain::history::{Doubt, History, Item, Phase, Why};
-use crate::domain::intent::{CancelIntent, Kind};
+use crate::domain::intent::{BatchPayment, CancelIntent, Kind};
 use crate::domain::outcome::{
     GivenUpReason, Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject,
     UnresolvedReason,
 };
+use crate::domain::policy::Policy;
 use crate::domain::retry::elapsed;
 use crate::domain::same_day;
-use crate::domain::step::Question;
 
 pub(super) fn decide_verdict(
     intent: &CancelIntent,
@@ -62,12 +62,12 @@ pub(super) fn decide_verdict(
         }
         Verdict::NeverSent => {
             let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::ToCallAgain, moment)
         }
         Verdict::LockedOut => {
             let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.roll);
+                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::LockedOut, moment)
         }
         Verdict::NotConfigured => {
@@ -75,7 +75,7 @@ pub(super) fn decide_verdict(
             if history.attempts >= moment.policy.attempts_max {
                 return super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
             }
-            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.roll);
+            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.jitter);
             wait_for(history, wait, Waiting::NotConfigured, moment)
         }
     }
@@ -108,6 +108,7 @@ pub(super) fn decide_findings(
     let mut not_done = Vec::new();
     // A letter remembers one look; of a batch it is the one that says least, since that is what holds it up.
     let mut holds_up = None;
+    let mut last_shown = None;
 
     for (index, evidence) in found {
         let Some(payment) = intent.items().get(index) else { continue };
@@ -115,10 +116,7 @@ pub(super) fn decide_findings(
             continue;
         };
         let over = same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, moment.now);
-        // Whether the day was over when the others were called, so that this one was left out.
-        let left_out = history
-            .called_at
-            .is_none_or(|at| same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, at));
+        let left_out = was_left_out(&history, payment, moment.policy);
         let before = match (item, refused) {
             (Item::ToCall, Some(reason)) if !left_out => Before::RefusedByState(reason),
             (Item::ToCall, _) => Before::NotCalled,
@@ -131,6 +129,8 @@ pub(super) fn decide_findings(
         let end = match virtual_pos(before, shown) {
             Meaning::Fact(status) => Some(status),
             Meaning::Rejected(reason) if quiet => Some(Status::Rejected(reason)),
+            // A bulk queue may hold what was called over midnight, so the end of the day proves nothing of it.
+            Meaning::NotDone if over && item == Item::Doubt => None,
             Meaning::NotDone if quiet && over => {
                 let from = same_day::counts_from(payment.date, moment.policy);
                 if asked.at >= from {
@@ -154,12 +154,14 @@ pub(super) fn decide_findings(
             }
             Meaning::AskAgain | Meaning::NeverTells => None,
         };
+        last_shown = Some(shown);
         match end {
             Some(status) => outcomes.push(end_item(&mut history, index, status, payment_status, learnt)),
             None => holds_up = Some(shown),
         }
     }
     history.shown = holds_up.or(history.shown);
+    history.last.rule = last_shown.map(rule_of_evidence);
 
     // A payment that was refused by state is still to be told apart from one that is to be called: only when
     // none of the former is left, the latter are called.
@@ -213,6 +215,46 @@ pub(super) fn give_up(mut history: History, reason: DeadReason) -> Decision {
     close(history, outcomes, Some(reason))
 }
 
+/// The inquiry budget is spent: what may have been called before its day ended, or never was in time, ends for that
+/// reason, and all else that is open for its own.
+pub(super) fn unresolved(
+    intent: &CancelIntent,
+    mut history: History,
+    own: UnresolvedReason,
+    policy: &Policy,
+    now: Timestamp,
+) -> Decision {
+    let mut of_batch = own;
+    let mut outcomes = Vec::new();
+    for index in indices_of(&history, |item| !item.is_decided()) {
+        let is_late = intent.items().get(index).is_some_and(|payment| {
+            same_day::is_over(Kind::BatchCancel, payment.date, policy, now)
+                && match history.items[index] {
+                    Item::Doubt => true,
+                    Item::ToCall => was_left_out(&history, payment, policy),
+                    Item::Ordered
+                    | Item::Named
+                    | Item::Cancelled
+                    | Item::Rejected
+                    | Item::GivenUp
+                    | Item::Unresolved => false,
+                }
+        });
+        let reason = if is_late { UnresolvedReason::DeadlinePassed } else { own };
+        if is_late {
+            of_batch = reason;
+        }
+        let status = Status::Unresolved(reason);
+        outcomes.push(end_item(&mut history, index, status, None, Learnt::default()));
+    }
+    close(history, outcomes, Some(DeadReason::Unresolved(of_batch)))
+}
+
+/// Whether the day of a payment was over when the others were called, so that it was left out.
+fn was_left_out(history: &History, payment: &BatchPayment, policy: &Policy) -> bool {
+    history.called_at.is_none_or(|at| same_day::is_over(Kind::BatchCancel, payment.date, policy, at))
+}
+
 /// What comes next for a batch after its payments were marked: the end, a call, or a look.
 fn go_on(
     intent: &CancelIntent,
@@ -237,19 +279,15 @@ fn go_on(
             let next = super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
             return Decision { outcomes: outcomes.into_iter().chain(next.outcomes).collect(), ..next };
         }
-        let wait = moment.policy.tiers.after_tries(history.attempts, moment.roll);
+        let wait = moment.policy.tiers.after_tries(history.attempts, moment.jitter);
         let Decision { history, then, .. } = wait_for(history, wait, Waiting::ToCallAgain, moment);
         return conclude(history, outcomes, then);
     }
     // A round is as many looks as it takes to ask for every payment once; the schedule grows by rounds.
-    let looks_per_round = history.items.len().div_ceil(Question::BATCH_LEN_MAX);
-    let rounds = history.asked as usize / looks_per_round.max(1);
-    let mid_round = !(history.asked as usize).is_multiple_of(looks_per_round.max(1));
-    let wait = match u32::try_from(rounds) {
-        Ok(0) => moment.policy.tiers.shortest().length,
-        Ok(_) if mid_round => moment.policy.tiers.shortest().length,
-        Ok(rounds) => moment.policy.tiers.after_tries(rounds, moment.roll),
-        Err(_) => moment.policy.tiers.after_tries(u32::MAX, moment.roll),
+    let is_mid_round = !history.asked.is_multiple_of(history.looks_per_round());
+    let wait = match history.rounds() {
+        rounds if rounds == 0 || is_mid_round => moment.policy.tiers.shortest().length,
+        rounds => moment.policy.tiers.after_tries(rounds, moment.jitter),
     };
     let Decision { history, then, .. } = ask_after(history, wait, counts_from, moment);
     conclude(history, outcomes, then)

@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::decide::Then;
 use crate::domain::fixtures::{
     DAY, MIDNIGHT, OURS, about, at, batch, called, code, fresh, intent, items, policy, same_day_policy,
-    settling, story,
+    settling, summary,
 };
 use crate::domain::history::LastReply;
 use crate::domain::intent::MerchantName;
@@ -17,15 +17,15 @@ const AGE_MAX: i64 = 6 * 3600;
 const INQUIRY_AGE_MAX: i64 = 24 * 3600;
 
 fn planned(intent: &CancelIntent, history: &History, policy: &Policy, seconds: i64) -> Planned {
-    plan(intent, history, policy, at(seconds), Roll::new(0.0))
+    plan(intent, history, policy, at(seconds), Jitter::new(0.0))
 }
 
-/// A plan in one word, and a decision as its story.
+/// A plan in one word, and a decision in summary.
 fn word(planned: &Planned, seconds: i64) -> String {
     match &planned.plan {
         Plan::Call(_) => "call".to_owned(),
         Plan::Inquire(_) => "look".to_owned(),
-        Plan::Decide(decision) => story(decision, at(seconds)),
+        Plan::Decide(decision) => summary(decision, at(seconds)),
     }
 }
 
@@ -114,7 +114,8 @@ mod a_fresh_letter {
     #[test]
     fn from_more_than_five_minutes_in_our_future_is_given_up() {
         for kind in Kind::ALL {
-            let planned = planned(&intent(kind), &fresh(&intent(kind)), &policy(), -301);
+            let early = History { first_seen: at(-301), ..fresh(&intent(kind)) };
+            let planned = planned(&intent(kind), &early, &policy(), -301);
             let Plan::Decide(decision) = planned.plan else { panic!("{kind} is not decided") };
             let reason = DeadReason::GivenUp(GivenUpReason::RequestedInFuture);
             assert_eq!(decision.then, Then::DeadLetter(reason));
@@ -125,7 +126,18 @@ mod a_fresh_letter {
     #[test]
     fn from_our_future_is_given_up_however_often_it_was_tried() {
         let intent = intent(Kind::AsyncCancel);
-        check(&intent, &called(&intent), -301, "given_up/requested_in_future; dead requested_in_future");
+        let early = History { first_seen: at(-301), ..called(&intent) };
+        check(&intent, &early, -301, "given_up/requested_in_future; dead requested_in_future");
+    }
+
+    #[test]
+    fn is_not_in_our_future_because_our_clock_was_set_back_since_it_was_first_seen() {
+        for kind in Kind::ALL {
+            let planned = planned(&intent(kind), &fresh(&intent(kind)), &policy(), -3_600);
+            // A rollback is waited with: it is never called too early, whichever clock is right.
+            let is_called = matches!(planned.plan, Plan::Call(_));
+            assert_eq!(is_called, kind != Kind::SyncCancelRollback, "{kind}");
+        }
     }
 }
 
@@ -330,6 +342,18 @@ mod a_look {
     }
 
     #[test]
+    fn at_a_batch_counts_when_every_payment_had_its_turn() {
+        let intent = batch(&[DAY; 41]);
+        let policy = Policy { asks_max: Some(2), ..policy() };
+        let history = |asked| History { asked, items: items(&"d".repeat(41)), ..in_doubt_at_noon(&intent) };
+        // Three looks of twenty payments each make a round.
+        let look = planned(&intent, &history(5), &policy, 100);
+        assert!(matches!(look.plan, Plan::Inquire(_)), "{look:?}");
+        let end = planned(&intent, &history(6), &policy, 100);
+        assert!(matches!(end.plan, Plan::Decide(_)), "{end:?}");
+    }
+
+    #[test]
     fn has_its_budget_from_when_the_letter_was_first_seen_if_nothing_says_since_when() {
         let intent = intent(Kind::AsyncCancel);
         let history = History { settling_since: None, ..settling(&intent) };
@@ -345,8 +369,8 @@ mod a_look {
             &intent,
             &history,
             INQUIRY_AGE_MAX,
-            "0:unresolved/no_evidence + 1:unresolved/no_evidence + 2:unresolved/no_evidence + \
-             unresolved/no_evidence; dead no_evidence [UUUC]",
+            "0:unresolved/no_evidence + 1:unresolved/deadline_passed + 2:unresolved/no_evidence + \
+             unresolved/deadline_passed; dead deadline_passed [UUUC]",
         );
     }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::intent::Code;
+use crate::domain::intent::{BatchPayments, Code};
 use crate::domain::paywall::{ApmStatus, ApmType, VposStatus, VposType};
 use crate::domain::reply::{
     ApmPayment, PaymentBody, PaymentEnvelope, PaymentResult, Provider, Read, VposPayment,
@@ -10,10 +10,10 @@ use crate::domain::reply::{
 use crate::gateway::exchange::Received;
 
 use super::tolerant::{Field, Fields, Unreadable};
-use super::{Says, found};
+use super::{Reading, Says, found};
 
 /// The envelope of a call's reply; `None` if the body is none: nothing in it says how the call went.
-pub(crate) fn envelope(body: &[u8]) -> Option<PaymentEnvelope> {
+pub(crate) fn envelope(body: &str) -> Option<PaymentEnvelope> {
     let fields = Fields::parse(body).ok()?;
     read_envelope(&fields).ok().filter(|envelope| envelope.error_code.is_some() || envelope.result.is_some())
 }
@@ -28,7 +28,7 @@ fn read_envelope(fields: &Fields<'_>) -> Result<PaymentEnvelope, Unreadable> {
 }
 
 fn call_body(fields: &Fields<'_>) -> Result<PaymentBody, Unreadable> {
-    let results = fields.objects("PaymentResults")?;
+    let results = fields.objects("PaymentResults", BatchPayments::LEN_MAX)?;
     Ok(PaymentBody {
         result: fields.boolean("Result")?,
         unique_code: fields.text("UniqueCode")?,
@@ -74,7 +74,7 @@ pub(crate) enum Asked<'a> {
 }
 
 /// The reply to a private query: `Body.Paywall`, or `Body` itself where it carries the fields.
-pub(crate) fn vpos(received: &Received, asked: Asked<'_>) -> Read<VposPayment> {
+pub(crate) fn vpos(received: &Received, asked: Asked<'_>) -> Reading<Read<VposPayment>> {
     found(received, says, |fields| {
         let Some(body) = fields.object("Body")? else { return Ok(None) };
         match body.object("Paywall")? {
@@ -111,7 +111,7 @@ fn vpos_payment(fields: &Fields<'_>, asked: Asked<'_>) -> Field<VposPayment> {
 }
 
 /// The reply to an APM query.
-pub(crate) fn apm(received: &Received, asked: &Code) -> Read<ApmPayment> {
+pub(crate) fn apm(received: &Received, asked: &Code) -> Reading<Read<ApmPayment>> {
     found(received, says, |fields| match fields.object("Body")? {
         Some(body) => apm_payment(&body, asked),
         None => Ok(None),

@@ -1,5 +1,7 @@
 //! The PhysicalAPI's envelope (`paywall.md` §4.1), and its payloads (§7.1, §7.2).
 
+use std::collections::HashSet;
+
 use uuid::Uuid;
 
 use crate::domain::paywall::{PhysicalStatus, PhysicalType};
@@ -8,10 +10,10 @@ use crate::gateway::exchange::Received;
 use crate::gateway::request::ACTIVITIES_PAGE_SIZE;
 
 use super::tolerant::{Field, Fields, Unreadable, fixed_code};
-use super::{Says, found};
+use super::{Reading, Says, found};
 
 /// The envelope of a call's reply; `None` if the body is none: nothing in it says how the call went.
-pub(crate) fn envelope(body: &[u8]) -> Option<PhysicalEnvelope> {
+pub(crate) fn envelope(body: &str) -> Option<PhysicalEnvelope> {
     let fields = Fields::parse(body).ok()?;
     let mut envelope = head(&fields).ok()?;
     envelope.result = fields.object("Result").and_then(|result| result.map(call_result).transpose()).ok()?;
@@ -61,7 +63,7 @@ fn says<'a>(fields: Fields<'a>) -> Result<Says<'a>, Unreadable> {
 }
 
 /// The reply to a payment's inquiry.
-pub(crate) fn inquiry(received: &Received, asked: Uuid) -> Read<PhysicalPayment> {
+pub(crate) fn inquiry(received: &Received, asked: Uuid) -> Reading<Read<PhysicalPayment>> {
     found(received, says, |fields| match fields.object("Result")? {
         Some(result) => payment(&result, asked),
         None => Ok(None),
@@ -93,19 +95,20 @@ pub(crate) struct Page {
 }
 
 /// The reply to a request for one page.
-pub(crate) fn page(received: &Received, asked: Uuid) -> Read<Page> {
+pub(crate) fn page(received: &Received, asked: Uuid) -> Reading<Read<Page>> {
     found(received, says, |fields| match fields.object("Result")? {
         Some(result) => activities(&result, asked),
         None => Ok(None),
     })
 }
 
-/// `Items` null is an empty history; `Items` absent is another payload than the one asked for.
+/// `Items` null is an empty history; `Items` absent is another payload than the one asked for, and so are more of them
+/// than were asked for.
 fn activities(fields: &Fields<'_>, asked: Uuid) -> Field<Page> {
     if !fields.has("Items") {
         return Ok(None);
     }
-    let items = fields.objects("Items")?.unwrap_or_default();
+    let items = fields.objects("Items", ACTIVITIES_PAGE_SIZE)?.unwrap_or_default();
     // No page of the gateway names the payment here; one that does must mean ours.
     for named in std::iter::once(fields).chain(&items) {
         if named.uuid("PaymentRequestId")?.is_some_and(|id| id != asked) {
@@ -134,6 +137,8 @@ fn activity(fields: &Fields<'_>) -> Result<Activity, Unreadable> {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Gathered {
     activities: Vec<Activity>,
+    /// Those of them that can be told from others.
+    known: HashSet<Activity>,
     pages: usize,
 }
 
@@ -154,7 +159,7 @@ impl Gathered {
     pub(crate) fn add(mut self, page: Page) -> Progress {
         let (before, on_page) = (self.activities.len(), page.activities.len());
         for activity in page.activities {
-            if activity.id.is_none() || !self.activities.contains(&activity) {
+            if activity.id.is_none() || self.known.insert(activity.clone()) {
                 self.activities.push(activity);
             }
         }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::payment::Asked;
+use super::tolerant::FIELDS_LEN_MAX;
 use super::*;
 use crate::domain::intent::Code;
 use crate::domain::paywall::{PhysicalStatus, PhysicalType};
@@ -15,11 +16,11 @@ use uuid::Uuid;
 const OURS: &str = "7cc7c8e8-9d92-41b6-9378-e9ecef5a7812";
 
 fn physical(text: &str) -> Option<PhysicalEnvelope> {
-    physical::envelope(text.as_bytes())
+    physical::envelope(text)
 }
 
 fn payment(text: &str) -> Option<PaymentEnvelope> {
-    payment::envelope(text.as_bytes())
+    payment::envelope(text)
 }
 
 /// A physical reply with these fields and no more.
@@ -150,10 +151,59 @@ fn an_envelope_is_what_says_how_the_call_went() {
     }
 }
 
+/// What is read of these bytes, as the reply to a call under 200.
+fn read_bytes(api: Api, body: &[u8]) -> Envelope {
+    let received = Received { http_status: 200, retry_after: None, body: Ok(body.to_vec()), local: None };
+    answer(api, &received).read.envelope
+}
+
 #[test]
-fn bytes_that_are_no_utf8_are_no_envelope() {
-    assert_eq!(physical::envelope(b"{\"succeeded\":true,\"message\":\"\xfc\"}"), None);
-    assert_eq!(payment::envelope(b"\xff\xfe{\0"), None);
+fn bytes_of_a_legacy_code_page_make_their_text_unreadable_and_nothing_else() {
+    // Latin-5 in texts that decide nothing, in a key that nobody asks for, and in what is no fixed code.
+    let body =
+        b"{\"succeeded\":false,\"Message\":\"\xdd\xfelem ba\xfear\xfds\xfdz\",\"Not\xfc\":1,\"ErrorCode\":7,\
+                 \"ClientMessage\":\"System.\xfcber\"}";
+    let envelope =
+        PhysicalEnvelope { succeeded: Some(false), error_code: Some(7), ..PhysicalEnvelope::default() };
+    assert_eq!(read_bytes(Api::Physical, body), Envelope::Physical(envelope));
+    let body = b"{\"ErrorCode\":0,\"Result\":true,\"Message\":\"\xc3\",\"Body\":\"\xff\"}";
+    let envelope = PaymentEnvelope { error_code: Some(0), result: Some(true), ..PaymentEnvelope::default() };
+    assert_eq!(read_bytes(Api::Payment, body), Envelope::Payment(envelope));
+}
+
+#[test]
+fn an_id_with_such_a_byte_names_another_payment() {
+    let body =
+        b"{\"succeeded\":true,\"result\":{\"paymentRequestId\":\"7cc7c8e8-9d92-41b6-9378-e9ecef5a781\xb2\"}}";
+    let Envelope::Physical(envelope) = read_bytes(Api::Physical, body) else { panic!("it is an envelope") };
+    assert_eq!(envelope.result.unwrap().payment_request_id, Some(Uuid::nil()));
+    let body = b"{\"ErrorCode\":0,\"Result\":true,\"Body\":{\"UniqueCode\":\"u-1\xb2\"}}";
+    let Envelope::Payment(envelope) = read_bytes(Api::Payment, body) else { panic!("it is an envelope") };
+    assert_eq!(envelope.body.unwrap().unique_code.as_deref(), Some("u-1\u{fffd}"));
+}
+
+#[test]
+fn half_a_character_in_a_text_or_a_key_is_only_that() {
+    for text in [
+        r#"{"failed":true,"message":"\ud800"}"#,
+        r#"{"failed":true,"clientMessage":"\udc00System.AuthError"}"#,
+        r#"{"failed":true,"\ud800":1}"#,
+    ] {
+        let expected = PhysicalEnvelope { failed: Some(true), ..PhysicalEnvelope::default() };
+        check_physical(text, expected);
+    }
+    let text = r#"{"succeeded":true,"result":{"paymentRequestId":"\ud800"}}"#;
+    assert_eq!(physical(text).unwrap().result.unwrap().payment_request_id, Some(Uuid::nil()));
+}
+
+#[test]
+fn bytes_that_are_no_json_are_no_envelope() {
+    for body in
+        [b"\xff\xfe{\0".as_slice(), b"\xfc", b"{\"failed\":\xfctrue}", b"{\xfc}", b"{\"failed\":true}\xfc"]
+    {
+        assert_eq!(read_bytes(Api::Physical, body), Envelope::Missing, "{body:?}");
+        assert_eq!(read_bytes(Api::Private, body), Envelope::Missing, "{body:?}");
+    }
 }
 
 #[test]
@@ -175,7 +225,6 @@ fn a_deciding_field_of_another_type_is_no_envelope() {
         r#"{"succeeded":true,"result":{"paymentStatus":"Successful"}}"#,
         r#"{"succeeded":true,"result":{"paymentRequestActivityTypeId":false}}"#,
         r#"{"succeeded":true,"result":{"paymentRequestId":{}}}"#,
-        r#"{"succeeded":true,"result":{"paymentRequestId":"\ud800"}}"#,
     ] {
         assert_eq!(physical(text), None, "{text}");
     }
@@ -248,6 +297,9 @@ fn a_client_message_is_a_fixed_code_or_it_stays_here() {
         "İşlem.Başarısız",
         "System.Auth-Error",
         "System.AuthError\n",
+        "Card.5555444433331111",
+        "Card.5555.4444.3333.1111",
+        "Card_5555_4444.3333_1111",
         &too_long,
     ] {
         assert_eq!(read(text), None, "{text}");
@@ -304,6 +356,28 @@ fn a_currency_is_three_letters_beside_the_amount() {
 }
 
 #[test]
+fn an_object_of_more_fields_and_a_list_of_more_elements_than_were_asked_for_is_none() {
+    let with_fields = |more: usize| format!(r#"{{{}"failed":true}}"#, r#""a":1,"#.repeat(more));
+    assert!(physical(&with_fields(FIELDS_LEN_MAX - 1)).is_some());
+    assert_eq!(physical(&with_fields(FIELDS_LEN_MAX)), None);
+
+    let results = |len: usize| {
+        let results = vec![r#"{"MerchantUniqueCode":"a","Status":1}"#; len].join(",");
+        payment(&format!(r#"{{"ErrorCode":0,"Result":true,"Body":{{"PaymentResults":[{results}]}}}}"#))
+    };
+    assert_eq!(results(500).unwrap().body.unwrap().payment_results.unwrap().len(), 500);
+    assert_eq!(results(501), None);
+
+    let page = |len: usize| {
+        let items = vec![r#"{"PaymentTypeId":1,"PaymentStatusId":4}"#; len].join(",");
+        let body = format!(r#"{{"succeeded":true,"result":{{"Items":[{items}]}}}}"#).into_bytes();
+        let received = Received { http_status: 200, retry_after: None, body: Ok(body), local: None };
+        state(&physical::page(&received, OURS.parse().unwrap()).read)
+    };
+    assert_eq!((page(100), page(101), page(9_500)), ("found", "unanswered", "unanswered"));
+}
+
+#[test]
 fn fields_that_decide_nothing_may_be_odd() {
     let text = r#"{"ErrorCode":0,"ErrorCodeType":"one","Result":true,"Body":{"ApmTransactionId":"x",
         "Amount":[],"ProviderDummyResponse":{"ErrorCode":"0","HttpCode":"200","Body":"<xml/>"},
@@ -336,7 +410,7 @@ fn a_body_that_is_no_object_is_none() {
 fn dates_are_read_in_several_spellings_and_their_offset_is_dropped() {
     let read = |date: &str| {
         let text = json!({ "Date": date }).to_string();
-        Fields::parse(text.as_bytes()).unwrap().date_time("date")
+        Fields::parse(&text).unwrap().date_time("date")
     };
     for (date, expected) in [
         ("2025-01-31T10:20:30", "2025-01-31T10:20:30"),
@@ -357,17 +431,17 @@ fn dates_are_read_in_several_spellings_and_their_offset_is_dropped() {
 
 /// All that can be read from one body.
 fn readings(body: &[u8], http_status: u16) -> Readings {
-    let received = Received { http_status, retry_after: None, body: Some(body.to_vec()) };
+    let received = Received { http_status, retry_after: None, body: Ok(body.to_vec()), local: None };
     let code = Code::parse("m-1").unwrap();
     let asked = OURS.parse().unwrap();
     Readings {
-        envelopes: Api::ALL.map(|api| answer(api, &received).envelope),
+        envelopes: Api::ALL.map(|api| answer(api, &received).read.envelope),
         found: [
-            state(&physical::inquiry(&received, asked)),
-            state(&physical::page(&received, asked)),
-            state(&payment::vpos(&received, Asked::UniqueCode(asked))),
-            state(&payment::vpos(&received, Asked::MerchantCode(&code))),
-            state(&payment::apm(&received, &code)),
+            state(&physical::inquiry(&received, asked).read),
+            state(&physical::page(&received, asked).read),
+            state(&payment::vpos(&received, Asked::UniqueCode(asked)).read),
+            state(&payment::vpos(&received, Asked::MerchantCode(&code)).read),
+            state(&payment::apm(&received, &code).read),
         ],
     }
 }
@@ -413,8 +487,9 @@ proptest! {
         http_status in 100..1000_u16,
     ) {
         let readings = readings(&body, http_status);
-        let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-        if serde_json::from_slice::<serde::de::IgnoredAny>(json).is_err() {
+        let text = String::from_utf8_lossy(&body);
+        let json = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
             prop_assert_eq!(readings, Readings::nothing());
         }
     }

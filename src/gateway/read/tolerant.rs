@@ -1,16 +1,21 @@
-//! JSON read tolerantly: keys in any casing, values absent or null, numbers and bools as text.
+//! JSON read tolerantly: keys in any casing, values absent or null, numbers and bools as text, texts with holes.
+//!
+//! What a hostile gateway may send is read in a time that grows with its length and with nothing else: no object is
+//! deeper looked into than it is asked for, has more fields than [`FIELDS_LEN_MAX`], or a list more elements than asked.
 //!
 //! What is not tolerated is a contradiction: the same key twice with different values. And nothing here goes
 //! through a float, so that an amount keeps its digits.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::civil::DateTime;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::domain::digits;
 use crate::domain::reply::Amount;
 
 /// What was there has not the type that its name promises, or contradicts itself.
@@ -20,14 +25,16 @@ pub(super) struct Unreadable;
 /// A field's value: `Ok(None)` when it is absent or null.
 pub(super) type Field<T> = Result<Option<T>, Unreadable>;
 
+/// An object with more fields is none of the gateway's: its largest have some thirty.
+pub(super) const FIELDS_LEN_MAX: usize = 1_000;
+
 /// One JSON object, its values not looked into yet.
 #[derive(Debug)]
-pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Fields<'a>(Vec<(Key<'a>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     /// The object that this text is. A byte order mark before it is skipped; anything after it is not.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Fields<'a>, Unreadable> {
-        let text = std::str::from_utf8(bytes).map_err(|_| Unreadable)?;
+    pub(super) fn parse(text: &'a str) -> Result<Fields<'a>, Unreadable> {
         Fields::from_text(text.strip_prefix('\u{feff}').unwrap_or(text))
     }
 
@@ -99,10 +106,12 @@ impl<'a> Fields<'a> {
         Ok(object.flatten())
     }
 
-    /// A list of objects.
-    pub(super) fn objects(&self, name: &str) -> Field<Vec<Fields<'a>>> {
+    /// A list of objects, so many at most.
+    pub(super) fn objects(&self, name: &str, len_max: usize) -> Field<Vec<Fields<'a>>> {
         self.value(name, |raw| {
-            let items: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| Unreadable)?;
+            let mut json = serde_json::Deserializer::from_str(raw);
+            let items = ItemsVisitor { len_max };
+            let items = json.deserialize_seq(items).map_err(|_| Unreadable)?;
             items.into_iter().map(|item| Fields::from_text(item.get())).collect()
         })
     }
@@ -128,12 +137,11 @@ impl<'a> Fields<'a> {
 
     /// Whether the name is there, be its value null.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(key, _)| key.eq_ignore_ascii_case(name))
+        self.0.iter().any(|(key, _)| key.is(name))
     }
 
     fn value<T>(&self, name: &str, read: impl FnOnce(&'a str) -> Result<T, Unreadable>) -> Field<T> {
-        let mut values =
-            self.0.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, raw)| raw.get());
+        let mut values = self.0.iter().filter(|(key, _)| key.is(name)).map(|(_, raw)| raw.get());
         let Some(first) = values.next() else { return Ok(None) };
         if values.any(|other| other != first) {
             return Err(Unreadable);
@@ -144,9 +152,9 @@ impl<'a> Fields<'a> {
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct JsonObject;
 
-        impl<'de> Visitor<'de> for Object {
+        impl<'de> Visitor<'de> for JsonObject {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,28 +164,94 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
+                    if fields.len() == FIELDS_LEN_MAX {
+                        return Err(serde::de::Error::custom("too many fields"));
+                    }
                     fields.push(field);
                 }
                 Ok(Fields(fields))
             }
         }
 
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(JsonObject)
+    }
+}
+
+/// The elements of a list, not looked into yet.
+struct ItemsVisitor {
+    len_max: usize,
+}
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {} elements", self.len_max)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            if items.len() == self.len_max {
+                return Err(serde::de::Error::invalid_length(items.len() + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+/// A text by its bytes: what it says beyond Unicode (half of a surrogate pair) makes it unreadable, and nothing else.
+#[derive(Debug)]
+struct Key<'a>(Cow<'a, [u8]>);
+
+impl Key<'_> {
+    fn is(&self, name: &str) -> bool {
+        self.0.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(bytes.to_owned())))
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(bytes)))
+            }
+        }
+
+        deserializer.deserialize_bytes(Bytes)
     }
 }
 
 /// A code of the gateway's fixed list: letters, digits and underscores, parted by dots. Free text is none, so
-/// that no text of the gateway travels further.
+/// that no text of the gateway travels further; nor is what may be a card number.
 pub(super) fn fixed_code(text: String) -> Option<String> {
     let is_part = |part: &str| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
-    let fits = text.len() <= 100 && text.contains('.') && text.split('.').all(is_part);
+    let fits = text.len() <= 100
+        && text.contains('.')
+        && text.split('.').all(is_part)
+        && !digits::has_long_run(&text);
     fits.then_some(text)
 }
 
+/// A text, with a mark where it is none.
 fn string(raw: &str) -> Result<String, Unreadable> {
-    serde_json::from_str(raw).map_err(|_| Unreadable)
+    let Key(bytes) = serde_json::from_str(raw).map_err(|_| Unreadable)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A decimal number of at most 64 characters: `-`, digits, a fraction and an exponent, as JSON and our outcomes

@@ -18,7 +18,7 @@ async fn answering(answers: impl Fn(&Seen) -> Option<Value> + Send + Sync + 'sta
 }
 
 async fn look(server: &Server, question: Question) -> InquiryReply {
-    gateway(server).inquire(&inquiry_of(question), None).await
+    gateway(server).inquire(&inquiry_of(question), None).await.0
 }
 
 fn amount(value: &str, currency: Option<&str>) -> Option<Amount> {
@@ -279,6 +279,31 @@ async fn an_inquiry_that_is_no_clear_success_about_our_payment_is_unanswered() {
     }
 }
 
+/// A page of the length that is asked for is read; a longer one costs its own letter a look, and nobody any time.
+#[tokio::test]
+async fn a_page_longer_than_was_asked_for_is_unreadable_however_small_it_comes() {
+    use std::io::Write as _;
+    for (len, is_read) in [(100, true), (101, false), (9_500, false)] {
+        let items: Vec<Value> = (0..len).map(|n| item(n, 1, 4)).collect();
+        let body = succeeded(&json!({ "Items": items, "Pagination": { "TotalCount": len } })).to_string();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(body.as_bytes()).unwrap();
+        let folded = gzip.finish().unwrap();
+        let server = Server::start(move |seen| match seen.path.as_str() {
+            "/api/payment/activities" => Act::Say(reply("200 OK", &["content-encoding: gzip"], &folded)),
+            _inquiry => Act::Say(ok(succeeded(&payment_result(&OURS.to_string())).to_string())),
+        })
+        .await;
+        let (activities, inquiry) = physical_look(&server).await;
+        assert!(matches!(inquiry, Read::Found(_)));
+        match activities {
+            Read::Found(found) => assert!(is_read && found.len() == 100, "{len}"),
+            Read::Unanswered => assert!(!is_read, "{len}"),
+            Read::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    }
+}
+
 // PaymentPrivateAPI.
 
 fn paywall(unique_code: &str, merchant_unique_code: &str) -> Value {
@@ -400,7 +425,7 @@ fn batch(codes: &[&str]) -> Question {
 }
 
 async fn batch_look(gateway: &Gateway, codes: &[&str]) -> Vec<(usize, Read<VposPayment>)> {
-    match gateway.inquire(&inquiry_of(batch(codes)), None).await {
+    match gateway.inquire(&inquiry_of(batch(codes)), None).await.0 {
         InquiryReply::Batch(reads) => reads,
         other => panic!("{other:?}"),
     }
@@ -506,7 +531,7 @@ async fn a_look_that_cannot_be_sent_is_unanswered() {
     let merchant = MerchantName::parse("nobody").unwrap();
     let ask = async |question| {
         let inquiry = Inquiry { merchant: merchant.clone(), question };
-        gateway.inquire(&inquiry, None).await
+        gateway.inquire(&inquiry, None).await.0
     };
     let physical = ask(Question::Physical { payment_request_id: OURS }).await;
     let nothing = InquiryReply::Physical { activities: Read::Unanswered, inquiry: Read::Unanswered };

@@ -5,6 +5,7 @@ mod faults;
 mod looks;
 mod pages;
 mod settings;
+mod unreachable;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -189,6 +190,7 @@ fn settings(url: &Url, call_timeout: Duration) -> config::Gateway {
         plain_http: PlainHttp::Loopback,
         trace_headers: TraceHeaders::Kept,
         limits: BTreeMap::new(),
+        ca_file: None,
         batch_callback_url: Some("https://yourwebsite.com/paywall/callback".parse().unwrap()),
     }
 }
@@ -239,7 +241,7 @@ fn code(text: &str) -> Code {
     Code::parse(text).unwrap()
 }
 
-/// Stories run in tasks of their own, so both futures must be able to move between threads.
+/// Steps run in tasks of their own, so both futures must be able to move between threads.
 #[test]
 fn call_and_inquire_can_run_in_a_task_of_their_own() {
     fn can_be_spawned(_: impl Future + Send + 'static) {}

@@ -57,7 +57,7 @@ fn check_sent(seen: &Seen, endpoint: &str, key_headers: &str, body: &Value) {
 }
 
 fn answered(envelope: Envelope) -> Reply {
-    Reply::Answered(Answer { http_status: 200, retry_after: None, envelope })
+    Reply::Answered(Answer { http_status: 200, retry_after: None, fault: None, envelope })
 }
 
 /// The sample of the cancel page, and of the rollback page, which is a copy of it.

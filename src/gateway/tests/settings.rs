@@ -13,10 +13,10 @@ fn new(url: &str, plain_http: PlainHttp) -> Result<Gateway, Error> {
     Gateway::new(&settings, &merchants())
 }
 
-fn check(url: &str, plain_http: PlainHttp, expected: Option<Fault>) {
+fn check(url: &str, plain_http: PlainHttp, expected: Option<SettingProblem>) {
     let fault = match new(url, plain_http) {
         Ok(_) => None,
-        Err(Error::Settings(Mistakes(mistakes))) => {
+        Err(Error::Settings(InvalidSettings(mistakes))) => {
             assert_eq!(mistakes.len(), 1);
             assert_eq!(mistakes[0].key, "gateway.physical_url");
             Some(mistakes[0].fault)
@@ -38,7 +38,7 @@ fn plain_http_goes_to_this_machine_only_unless_it_is_allowed() {
         "http://[::2]",
         "http://0.0.0.0",
     ] {
-        check(url, PlainHttp::Loopback, Some(Fault::PlainHttp));
+        check(url, PlainHttp::Loopback, Some(SettingProblem::PlainHttp));
         check(url, PlainHttp::Anywhere, None);
     }
     check("https://example.org", PlainHttp::Loopback, None);
@@ -47,12 +47,12 @@ fn plain_http_goes_to_this_machine_only_unless_it_is_allowed() {
 #[test]
 fn an_address_is_a_base_and_nothing_more() {
     for plain_http in [PlainHttp::Loopback, PlainHttp::Anywhere] {
-        check("ftp://localhost", plain_http, Some(Fault::NotHttp));
-        check("mailto:me@localhost", plain_http, Some(Fault::NotHttp));
-        check("https://me@localhost", plain_http, Some(Fault::NotBase));
-        check("https://:secret@localhost", plain_http, Some(Fault::NotBase));
-        check("https://localhost/?a=b", plain_http, Some(Fault::NotBase));
-        check("https://localhost/#a", plain_http, Some(Fault::NotBase));
+        check("ftp://localhost", plain_http, Some(SettingProblem::NotHttp));
+        check("mailto:me@localhost", plain_http, Some(SettingProblem::NotHttp));
+        check("https://me@localhost", plain_http, Some(SettingProblem::NotBase));
+        check("https://:secret@localhost", plain_http, Some(SettingProblem::NotBase));
+        check("https://localhost/?a=b", plain_http, Some(SettingProblem::NotBase));
+        check("https://localhost/#a", plain_http, Some(SettingProblem::NotBase));
     }
 }
 

@@ -53,12 +53,12 @@ impl World {
     }
 
     /// Changes the records of a call that was noted before. The effect is told apart by payment.
-    pub(in crate::simulator) fn mend_call(
+    pub(in crate::simulator) fn amend_call(
         &mut self,
         merchant: Option<&str>,
         named: &[Named],
         number: u64,
-        mut mend: impl FnMut(&mut CallRecord, Option<&Touched>),
+        mut amend: impl FnMut(&mut CallRecord, Option<&Touched>),
         touched: &[Touched],
     ) {
         for named in named {
@@ -67,13 +67,13 @@ impl World {
                     if let Some(record) =
                         self.payments.get_mut(at).and_then(|payment| payment.log.find(number))
                     {
-                        mend(record, touched.iter().find(|touched| touched.at == at));
+                        amend(record, touched.iter().find(|touched| touched.at == at));
                     }
                 }
                 None => {
                     let log = self.unknown.get_mut(&named.identifier.name().to_lowercase());
                     if let Some(record) = log.and_then(|log| log.find(number)) {
-                        mend(record, None);
+                        amend(record, None);
                     }
                 }
             }

@@ -80,7 +80,7 @@ async fn node_lost(mut play: Play, ail: Ail) -> Result<Books> {
         sleep(Duration::from_millis(stage.dice.random_range(8_000..14_000))).await;
         match ail {
             Ail::Killed => stage.broker.start_node(node).await?,
-            Ail::CutOff => stage.broker.mend_node(node).await?,
+            Ail::CutOff => stage.broker.repair_node(node).await?,
         }
     }
     let is_operated = AtomicBool::new(false);

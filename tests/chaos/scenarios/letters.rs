@@ -28,7 +28,7 @@ pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
     for part in points {
         load.reached(part).await?;
         load.hold();
-        stage.at_rest(&load).await?;
+        stage.while_moving_unrouted_intents(stage.at_rest(&load)).await?;
         let queue = stage.in_transit().choose(&mut stage.dice).cloned().unwrap_or_default();
         let delete = |connection: Arc<Connection>| async move {
             let channel = connection.create_channel().await?;
@@ -37,8 +37,8 @@ pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
         };
         stage.broker.visit(delete).await?;
         load.go_on();
-        stage.revived(&load, &worker).await?;
-        stage.move_unrouted_intents().await?;
+        let revival = stage.while_moving_unrouted_intents(stage.revival(&load, &worker)).await?;
+        revival.into_iter().for_each(|after| stage.recovered(after));
     }
     // What was published in the last moment of the last gap.
     stage.until_ended(&mut load, || stage.move_unrouted_intents()).await?;

@@ -2,15 +2,18 @@
 
 use anyhow::{Context as _, Result};
 use cancel_worker::domain::intent::Kind;
-use lapin::ExchangeKind;
-use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
-use serde_json::Value;
+use lapin::{BasicProperties, ExchangeKind};
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::wishes::{Course, Wish};
 use crate::support::Context;
 use crate::support::process::{Ended, Process};
+use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::Stage;
 
 const DONE: i32 = 0;
@@ -51,7 +54,8 @@ pub(crate) async fn publish_takes_lines_from_standard_input_or_a_file_and_has_th
 
     for ended in [from_stdin, from_file] {
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-        assert_eq!(ended.stdout, "2 intents published and confirmed.");
+        assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), [wishes[0].subject(), wishes[1].subject()]);
+        assert_eq!(ended.stderr.text(), "2 intents published and confirmed.");
     }
     for kind in ["async_cancel", "transaction_cancel"] {
         let lane = format!("{}.intents.{kind}", stage.topology().prefix());
@@ -71,8 +75,142 @@ pub(crate) async fn publish_says_that_nobody_has_declared_the_topology(t: Contex
     let ended = process.ended().await?;
 
     assert_eq!(ended.code, Some(UNAVAILABLE));
-    let exchange = format!("{}.intents", t.prefix());
-    assert!(ended.stderr.text().contains(&exchange), "{}", ended.stderr.text());
+    let told =
+        format!("exchange `{}.intents` is missing at the broker, and nothing was published", t.prefix());
+    assert!(ended.stderr.text().contains(&told), "{}", ended.stderr.text());
+    assert!(ended.stderr.text().contains("topology apply"), "{}", ended.stderr.text());
+    Ok(())
+}
+
+pub(crate) async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let mut alone = Process::start(&["publish", "--dry-run"], &[])?;
+    alone.say(&lines(std::slice::from_ref(&wish))).await?;
+    let alone = alone.ended().await?;
+    let beside = run(&stage, &["publish", "--dry-run"], &lines(&[wish])).await?;
+    for ended in [alone, beside] {
+        assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+        assert_eq!(ended.stdout, "1 intents are right. Nothing was published.");
+    }
+    let lane = format!("{}.intents.async_cancel", stage.topology().prefix());
+    assert_eq!(stage.take_all(&lane).await?.len(), 0);
+    Ok(())
+}
+
+pub(crate) async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard(
+    t: Context,
+) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let wishes = [
+        Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
+        Wish::new(&stage, Kind::BatchCancel, Course::AtOnce)?,
+    ];
+    let unheard = run(&stage, &["publish", "--wait", "300ms"], &lines(&wishes[..1])).await?;
+    assert_eq!(unheard.code, Some(UNAVAILABLE));
+    assert!(unheard.stderr.text().contains("of 1 intents no end was heard"), "{}", unheard.stderr.text());
+    assert!(unheard.stderr.text().ends_with(wishes[0].subject()), "{}", unheard.stderr.text());
+
+    let working = stage.work()?;
+    let ended = run(&stage, &["publish", "--wait", "40s"], &lines(&wishes)).await?;
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    let last = |wish: &Wish| {
+        let mut told = ended.stdout.lines().filter(|line| line.contains(wish.subject()));
+        told.next_back().map(str::to_owned)
+    };
+    assert!(
+        last(&wishes[0]).is_some_and(|line| line.contains(" async_cancel cancelled ")),
+        "{}",
+        ended.stdout
+    );
+    assert!(last(&wishes[1]).is_some_and(|line| line.contains(" batch_cancel closed ")), "{}", ended.stdout);
+    working.stop().await?;
+    Ok(())
+}
+
+pub(crate) async fn the_broker_alone_is_enough_for_what_speaks_to_it_alone(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let config = file(&format!(
+        "[amqp]\nurl = {:?}\nprefix = {:?}\n[gateway]\ncall_timeout = 'never'\n[merchants.a]\nprivate_key = ''\n",
+        stage.url(),
+        stage.topology().prefix()
+    ))?;
+    let path = config.path().to_str().context("a path of ours is text")?;
+    let delays = ("CANCEL_WORKER__RETRY__DELAYS", "[\"1s\"]");
+    for command in [&["publish"][..], &["topology", "print"], &["topology", "permissions"], APPLY] {
+        let mut process = Process::start(command, &[("CANCEL_WORKER_CONFIG", path), delays])?;
+        process.say(&lines(std::slice::from_ref(&wish))).await.ok();
+        let ended = process.ended().await?;
+        assert_eq!(ended.code, Some(DONE), "{command:?}: {}", ended.stderr.text());
+    }
+    t.on_cleanup([format!("{}.delay.1s", t.prefix())], [format!("{}.delay.1s", t.prefix())]);
+    let ended = Process::start(&["check"], &[("CANCEL_WORKER_CONFIG", path)])?.ended().await?;
+    assert_eq!(ended.code, Some(64), "{}", ended.stdout);
+    Ok(())
+}
+
+/// Publishes an event where tails listen.
+async fn tap(stage: &Stage, event: &Value) -> Result<()> {
+    let channel = stage.connection().create_channel().await?;
+    let taps = format!("{}.taps", stage.topology().prefix());
+    let options = BasicPublishOptions::default();
+    let body = serde_json::to_vec(event)?;
+    channel
+        .basic_publish(taps.as_str().into(), "x.y".into(), options, &body, BasicProperties::default())
+        .await?
+        .await?;
+    Ok(())
+}
+
+fn event(subject: &str, reference: &Value) -> Value {
+    json!({ "time": "2026-10-14T12:00:00.000Z", "subject": subject, "data": {
+        "kind": "async_cancel", "status": "cancelled", "attempts": 1, "reference": reference } })
+}
+
+pub(crate) async fn outcomes_survives_its_broker_and_says_what_it_may_have_missed(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let proxy = Proxy::start(stage.url()).await?;
+    let hold = proxy.hold(Frame::ack());
+    let arguments = ["outcomes", "--url", proxy.url(), "--prefix", t.prefix(), "--count", "2"];
+    let tail = Process::start(&arguments, &[])?;
+    tail.stderr.wait_for("listener", |line| line.starts_with("listening to")).await?;
+    tap(&stage, &event("first", &json!(null))).await?;
+    hold.held().await?;
+    hold.cut();
+    tail.stderr.wait_for("listener", |line| line.starts_with("listening again to")).await?;
+    tap(&stage, &event("second", &json!(null))).await?;
+    let ended = tail.ended().await?;
+    assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+    let told: Vec<bool> = ended.stdout.lines().map(|line| line.contains(" second ")).collect();
+    assert_eq!(told, [false, true], "{}", ended.stdout);
+    assert!(ended.stderr.text().contains("may have been missed"), "{}", ended.stderr.text());
+    Ok(())
+}
+
+pub(crate) async fn outcomes_shows_the_reference_and_nothing_that_a_terminal_obeys(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let arguments = ["outcomes", "--url", stage.url(), "--prefix", t.prefix(), "--count", "2"];
+    let text = Process::start(&arguments, &[])?;
+    let json = Process::start(&[&arguments[..], &["--format", "json"]].concat(), &[])?;
+    for tail in [&text, &json] {
+        tail.stderr.wait_for("listener", |line| line.starts_with("listening to")).await?;
+    }
+    let evil = event("a\u{1b}[2Jb\u{9b}1m\u{202e}", &json!({ "order": "4711\u{9b}2J\u{7f}" }));
+    tap(&stage, &evil).await?;
+    tap(&stage, &json!("no event \u{9b}2J")).await?;
+    let (text, json) = (text.ended().await?, json.ended().await?);
+    assert!(text.stdout.contains(r#" {"order":"4711\u009b2J\u007f"}"#), "{}", text.stdout);
+    let first = json.stdout.lines().next().context("a line")?;
+    assert_eq!(serde_json::from_str::<Value>(first)?, evil);
+    for ended in [text, json] {
+        assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
+        assert!(
+            !ended.stdout.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'),
+            "{:?}",
+            ended.stdout
+        );
+    }
     Ok(())
 }
 
@@ -135,14 +273,28 @@ pub(crate) async fn what_is_missing_is_found_and_applied(t: Context) -> Result<(
     let channel = stage.connection().create_channel().await?;
     channel.queue_delete(gone.as_str().into(), QueueDeleteOptions::default()).await?;
 
-    for command in [VERIFY, CHECK] {
-        let ended = run(&stage, command, "").await?;
-        assert_eq!(ended.code, Some(UNAVAILABLE), "{command:?}");
-        let finding = format!("queue `{gone}` is missing. To mend it: `cancel-worker topology apply`");
-        assert!(ended.stdout.lines().any(|line| line.starts_with(&finding)), "{command:?}: {}", ended.stdout);
-    }
+    let (verified, checked) = (run(&stage, VERIFY, "").await?, run(&stage, CHECK, "").await?);
+    assert_eq!((verified.code, checked.code), (Some(UNAVAILABLE), Some(DONE)), "{}", checked.stdout);
+    let finding = format!("queue `{gone}` is missing. To fix it: `cancel-worker topology apply`");
+    assert!(verified.stdout.lines().any(|line| line.starts_with(&finding)), "{}", verified.stdout);
+    let note = "0 exchanges and 1 queues are missing; `run` declares them";
+    assert!(checked.stdout.lines().any(|line| line.starts_with(note)), "{}", checked.stdout);
     assert_eq!(run(&stage, APPLY, "").await?.code, Some(DONE));
     assert_eq!(run(&stage, VERIFY, "").await?.code, Some(DONE));
+    Ok(())
+}
+
+pub(crate) async fn a_lane_that_nobody_consumes_though_letters_wait_is_noted(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    assert_eq!(run(&stage, &["publish"], &lines(&[wish])).await?.code, Some(DONE));
+    let lane = format!("{}.intents.async_cancel", stage.topology().prefix());
+    for command in [VERIFY, CHECK] {
+        let ended = run(&stage, command, "").await?;
+        assert_eq!(ended.code, Some(DONE), "{command:?}: {}", ended.stderr.text());
+        let note = format!("queue `{lane}`: letters wait (1), and nobody consumes them");
+        assert!(ended.stdout.lines().any(|line| line == note), "{command:?}: {}", ended.stdout);
+    }
     Ok(())
 }
 

@@ -10,7 +10,8 @@ use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::Process;
 use crate::support::proxy::{Frame, Proxy};
-use crate::support::stage::{PATIENCE, Stage};
+use crate::support::road::{Road, Way, Which};
+use crate::support::stage::{PATIENCE, Stage, UNHURRIED};
 
 const DONE: i32 = 0;
 
@@ -22,9 +23,16 @@ struct Story {
     course: Course,
 }
 
+/// What waits in a delay queue comes back to whoever takes over, and not while the process or its connection is dying.
+const UNTIL_KILLED: &str = "retry.delays = ['2s']";
+
 impl Story {
     async fn new(t: &Context, kind: Kind, course: Course) -> Result<Story> {
-        let stage = Stage::new(t, "").await?;
+        Story::tuned(t, "", kind, course).await
+    }
+
+    async fn tuned(t: &Context, tuning: &str, kind: Kind, course: Course) -> Result<Story> {
+        let stage = Stage::new(t, tuning).await?;
         let proxy = Proxy::start(stage.url()).await?;
         let wish = Wish::new(&stage, kind, course)?;
         Ok(Story { stage, proxy, wish, course })
@@ -121,7 +129,7 @@ async fn killed_during_the_call(t: Context, kind: Kind, fault: Fault) -> Result<
 /// The letter lies in a delay queue, and the process dies before the delivery that it was made from is acked: two
 /// copies are alive.
 async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) -> Result<()> {
-    let story = Story::new(&t, kind, course).await?;
+    let story = Story::tuned(&t, UNTIL_KILLED, kind, course).await?;
     let Story { stage, proxy, wish, .. } = &story;
     match course {
         // It waits because the gateway is busy: the call has had no effect.
@@ -159,10 +167,9 @@ async fn cut_before_the_announcement(t: Context, kind: Kind) -> Result<()> {
 
 /// The process lives on, but its connection is cut and the ack lost on its way: the letter comes to it again.
 async fn cut_before_the_ack(t: Context, kind: Kind, course: Course, calls_expected: u64) -> Result<()> {
-    let story = Story::new(&t, kind, course).await?;
+    let story = Story::tuned(&t, UNTIL_KILLED, kind, course).await?;
     let Story { stage, proxy, wish, .. } = &story;
     if course == Course::AtOnce && calls_expected == 2 {
-        // It waits in a delay queue, and has to come back from there once: not while the connection is being cut.
         let busy = FaultKind::http_retry_after(503, "1");
         stage.simulator.plan(Fault::new(busy).on(wish.endpoint)).await?;
     }
@@ -174,7 +181,7 @@ async fn cut_before_the_ack(t: Context, kind: Kind, course: Course, calls_expect
 
     ack.cut();
 
-    worker.stderr.event("told_before").await?;
+    worker.stderr.event("already_announced").await?;
     wish.ended(stage, 1).await?;
     story.ends_without_a_suspect(worker).await?;
     for (subject, id) in &wish.payments {
@@ -198,6 +205,36 @@ pub(crate) async fn a_connection_cut_before_a_provisions_announcement_leaves_one
     t: Context,
 ) -> Result<()> {
     cut_before_the_announcement(t, Kind::ApmProvisionCancel).await
+}
+
+pub(crate) async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_still_counts(
+    t: Context,
+) -> Result<()> {
+    let stage = Stage::new(&t, UNHURRIED).await?;
+    let road = Road::to(stage.url()).await?;
+    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let worker = Process::work_through(&stage, road.url())?;
+    worker.stderr.event("generation_started").await?;
+    road.silence(Which::Publish, Way::ToClient);
+    stage.publish(&wish.intent).await?;
+    wish.ended(&stage, 1).await?;
+
+    road.cut(Which::Consume);
+    worker.stderr.event("generation_ended").await?;
+    road.speak_again(Which::Publish);
+
+    // The letter comes again, and all about it is told: it is acked, and nothing else.
+    road.delivered(2).await?;
+    let has_begun_again =
+        |line: &str| line.contains("generation_started") && line.contains(r#""generation":2"#);
+    worker.stderr.wait_for("second generation", has_begun_again).await?;
+    let ended = worker.stop_by("TERM").await?;
+    ensure!(ended.code == Some(0), "it does not end with 0");
+    nothing_is_left(&stage).await.with_context(|| ended.stderr.text())?;
+    wish.is_told_truly(&stage, Copies::One)?;
+    let told = stage.ledger.events_of(wish.subject()).len();
+    ensure!(told == 1, "it is told {told} times");
+    Ok(())
 }
 
 pub(crate) async fn a_lost_ack_is_sent_again_and_nothing_is_told_twice(t: Context) -> Result<()> {

@@ -4,6 +4,7 @@ pub(crate) mod alarms;
 pub(crate) mod commands;
 pub(crate) mod crashes;
 pub(crate) mod poison;
+pub(crate) mod rotation;
 pub(crate) mod secrets;
 pub(crate) mod signals;
 pub(crate) mod telling;

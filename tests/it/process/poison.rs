@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cancel_worker::amqp::Stopped;
-use cancel_worker::clock::{Clock, Dice};
+use cancel_worker::clock::{Clock, JitterSource};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::domain::retry::Roll;
+use cancel_worker::domain::retry::Jitter;
 use cancel_worker::simulator::{Endpoint, Fault, FaultId, FaultKind, Handle};
 use futures_util::future::try_join_all;
 use serde_json::Value;
@@ -264,7 +264,7 @@ pub(crate) async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Cont
     ack.held().await?;
     let handed_out = |line: &str| {
         let line = serde_json::from_str::<Value>(line).unwrap_or_default();
-        line["event"] == "received" && line["source"] == "isolation"
+        line["event"] == "received" && line["cancel.source"] == "isolation"
     };
     second.stderr.wait_for("suspect in the isolation", handed_out).await?;
     // Whatever is not held up has been handled by the time when this has been.
@@ -295,9 +295,9 @@ pub(crate) async fn a_story_that_panics_is_told_as_poison_and_its_neighbours_go_
     let hang = stage.simulator.plan(hang.until_cleared()).await?;
     let is_broken = Arc::new(AtomicBool::new(false));
     let broken = Arc::clone(&is_broken);
-    let dice = Dice::from_fn(move || {
+    let dice = JitterSource::from_fn(move || {
         assert!(!broken.load(Ordering::Relaxed), "the dice are broken");
-        Roll::new(0.5)
+        Jitter::new(0.5)
     });
     let worker = stage.work_with(Clock::system(), dice)?;
     for neighbour in &neighbours {

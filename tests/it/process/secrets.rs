@@ -18,6 +18,9 @@ use crate::support::stage::{Stage, Taken, intent};
 /// Every secret begins with this, and ends with what it is.
 const CANARY: &str = "canary-4f8a-";
 
+/// A card number where the gateway writes codes, or a publisher a field's name.
+const CARD: &str = "5555444433331111";
+
 const KINDS: [Kind; 4] =
     [Kind::AsyncCancel, Kind::TransactionCancel, Kind::ApmProvisionCancel, Kind::BatchCancel];
 
@@ -78,7 +81,12 @@ fn answers() -> Vec<FaultKind> {
         "ErrorCode": 0, "Result": true, "Message": said("message"),
         "Body": { "UniqueCode": said("unique-code"), "Result": true, "ApmTransactionId": said("apm") },
     });
+    let card_for_a_code = json!({
+        "succeeded": false, "failed": true, "Result": null, "clientMessage": format!("Card.{CARD}"),
+        "errorCode": CARD.parse::<i64>().unwrap_or_default(), "ErrorCodeType": CARD, CARD: CARD,
+    });
     vec![
+        raw(400, &everywhere, card_for_a_code.to_string()),
         raw(200, &everywhere, said("not-json")),
         raw(200, &everywhere, physical.to_string()),
         raw(200, &everywhere, known.to_string()),
@@ -105,8 +113,10 @@ async fn publish_malformed(stage: &Stage) -> Result<Vec<Vec<u8>>> {
     unknown_field["comment"] = format!("{CANARY}letter-comment").into();
     let mut unknown_merchant = good();
     unknown_merchant["merchant"] = format!("{CANARY}LETTER").into();
+    let mut card_for_a_name = good();
+    card_for_a_name["payment"][CARD] = "1".into();
     let truncated = format!("{{\"intentId\": \"{CANARY}letter-truncated");
-    let bodies: Vec<Vec<u8>> = [bad_id, bad_time, unknown_field, unknown_merchant]
+    let bodies: Vec<Vec<u8>> = [bad_id, bad_time, unknown_field, unknown_merchant, card_for_a_name]
         .iter()
         .map(|letter| letter.to_string().into_bytes())
         .chain([truncated.into_bytes()])
@@ -128,7 +138,7 @@ async fn publish_malformed(stage: &Stage) -> Result<Vec<Vec<u8>>> {
 }
 
 fn assert_clean(what: &str, text: &str) -> Result<()> {
-    let found = text.lines().find(|line| line.contains(CANARY));
+    let found = text.lines().find(|line| line.contains(CANARY) || line.contains(CARD));
     ensure!(found.is_none(), "{what} shows a secret: {}", found.unwrap_or_default());
     Ok(())
 }
@@ -185,7 +195,7 @@ async fn nothing_leaks(t: Context, log: &str) -> Result<()> {
         ensure!(paths.contains(status), "no intent took the path to {status}: {paths:?}");
     }
     let log_text = ended.stderr.text();
-    ensure!(log_text.contains("Gateway called.") && log_text.contains("Gateway asked."), "all is told");
+    ensure!(log_text.contains("Gateway called.") && log_text.contains("Inquiry made."), "all is told");
     assert_clean("a log line", &log_text)?;
     assert_clean("standard output", &ended.stdout)?;
     let address: url::Url = stage.url().parse()?;
@@ -214,10 +224,13 @@ pub(crate) async fn nothing_secret_is_in_text_logs_or_messages(t: Context) -> Re
     nothing_leaks(t, "text").await
 }
 
-/// The broker's address with a user and a password of which both are canaries.
+/// Who tries to log in with a wrong password. Operators are told the name.
+const USER: &str = "somebody-else";
+
+/// The broker's address with a user whom it does not let in, the password a canary.
 fn with_wrong_password(url: &str) -> Result<String> {
     let mut url: url::Url = url.parse()?;
-    url.set_username(&format!("{CANARY}user")).ok().context("it has a host")?;
+    url.set_username(USER).ok().context("it has a host")?;
     url.set_password(Some(&format!("{CANARY}password"))).ok().context("it has a host")?;
     Ok(url.into())
 }
@@ -235,7 +248,7 @@ pub(crate) async fn a_broker_that_is_down_is_told_without_the_password(t: Contex
         ];
         let worker = Process::work(&stage, &environment)?;
         let told =
-            |line: &str| line.contains("Broker is not to be had") && line.contains(&closed.to_string());
+            |line: &str| line.contains("Broker cannot be reached") && line.contains(&closed.to_string());
         worker.stderr.wait_for("word of the broker", told).await?;
         let ended = worker.stop_by("TERM").await?;
         assert_clean("a log line", &ended.stderr.text())?;
@@ -243,15 +256,46 @@ pub(crate) async fn a_broker_that_is_down_is_told_without_the_password(t: Contex
     Ok(())
 }
 
+pub(crate) async fn what_may_not_be_meant_so_in_an_address_is_told_at_the_start(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    // Addresses for documentation, of which nobody answers.
+    let urls = format!(
+        "amqp://somebody:{CANARY}one@192.0.2.1:5672/, amqps://somebody:{CANARY}two@192.0.2.2/vh?frame_max=1000000, \
+         amqp://somebody:{CANARY}three@127.0.0.1:9/vh?frame_max=4096"
+    );
+    let management = format!("http://somebody:{CANARY}four@192.0.2.1:15672");
+    let environment = [
+        ("CANCEL_WORKER__AMQP__URL", urls.as_str()),
+        ("CANCEL_WORKER__AMQP__MANAGEMENT_URL", management.as_str()),
+    ];
+    let worker = Process::work(&stage, &environment)?;
+    worker.stderr.event("started").await?;
+    let ended = worker.stop_by("TERM").await?;
+
+    let told = |event: &str| -> Vec<Value> {
+        let lines = ended.stderr.events(event);
+        lines.iter().map(|line| json!([line["level"], line["key"], line["number"]])).collect()
+    };
+    assert_eq!(told("virtual_host_empty"), [json!(["warn", "amqp.url", 1])]);
+    assert_eq!(told("frame_max_not_used"), [json!(["warn", "amqp.url", 2])]);
+    let clear = [json!(["warn", "amqp.url", 1]), json!(["warn", "amqp.management_url", 1])];
+    assert_eq!(told("password_in_the_clear"), clear);
+    assert_eq!(ended.code, Some(0), "a worker that waits for a broker ends at once");
+    assert_clean("a log line", &ended.stderr.text())
+}
+
 pub(crate) async fn a_password_that_the_broker_refuses_is_told_without_it(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let url = with_wrong_password(stage.url())?;
     let quiet = [("CANCEL_WORKER_LOG", "trace"), ("CANCEL_WORKER__AMQP__URL", &url)];
     let worker = Process::work(&stage, &quiet)?;
-    let waiting = worker.stderr.event("waiting_for_broker").await?;
+    let refused = worker.stderr.event("login_refused").await?;
     let ended = worker.stop_by("TERM").await?;
-    let why = waiting["why"].as_str().unwrap_or_default();
+    let why = refused["why"].as_str().unwrap_or_default();
     ensure!(why.contains("ACCESS_REFUSED"), "it says what is wrong: {why}");
+    assert_eq!((&refused["level"], &refused["user.name"]), (&json!("error"), &json!(USER)));
+    assert_eq!(ended.stderr.events("login_refused").len(), 1, "once a minute");
+    assert_eq!(ended.code, Some(0));
     assert_clean("a log line", &ended.stderr.text())?;
 
     for command in [&["publish"][..], &["outcomes"], &["topology", "verify"], &["topology", "apply"]] {

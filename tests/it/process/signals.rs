@@ -1,18 +1,20 @@
 //! Signals: no more is taken, what is in hand is finished or given back, and the log says which.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::simulator::{Fault, FaultKind};
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
-use serde_json::Value;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
-use crate::support::stage::{PATIENCE, Stage};
+use crate::support::stage::{PATIENCE, Stage, intent};
 
 pub(super) const DONE: i32 = 0;
 pub(super) const GAVE_BACK: i32 = 75;
@@ -170,5 +172,44 @@ pub(crate) async fn a_connection_lost_while_stopping_is_told_as_letters_given_ba
     assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
     let told = told(&ended);
     assert_eq!(told.last().map(String::as_str), Some("gave_back"), "{told:?}");
+    Ok(())
+}
+
+pub(crate) async fn twenty_restarts_under_a_backlog_leave_no_letter_a_suspect(t: Context) -> Result<()> {
+    const RESTARTS: usize = 20;
+    /// What a life finds: more than it is given time for.
+    const BACKLOG: usize = 400;
+    /// Enough of each life is over when it has done so much.
+    const DONE_IN_A_LIFE: usize = 40;
+    let stage = Stage::new(&t, "").await?;
+    // Letters that are decided without a call: nothing slows them down.
+    let unknown = |_: usize| {
+        let mut intent =
+            intent(Kind::TransactionCancel, json!({ "uniqueCode": Uuid::new_v4(), "date": "2026-01-01" }));
+        intent["merchant"] = "nobody".into();
+        intent
+    };
+    let mut isolated = Vec::new();
+    for life in 0..RESTARTS {
+        let backlog: Vec<Value> = (0..BACKLOG).map(unknown).collect();
+        for some in backlog.chunks(250) {
+            try_join_all(some.iter().map(|intent| stage.publish(intent))).await?;
+        }
+        let before = stage.ledger.events().len();
+        let worker = Process::work(&stage, &[])?;
+        // The ledger may still be reading what an earlier life has told: then the stop comes at once, while letters are
+        // being sent of which none has been begun.
+        worker.stderr.event("generation_started").await?;
+        stage.ledger.wait_for("more outcomes", |events| events.len() >= before + DONE_IN_A_LIFE).await?;
+        let ended = worker.stop_by("TERM").await?;
+        ensure!(
+            ended.code == Some(DONE),
+            "life {life} ended with {:?}:\n{}",
+            ended.code,
+            ended.stderr.text()
+        );
+        isolated.extend(ended.stderr.events("isolated").iter().map(|event| format!("life {life}: {event}")));
+    }
+    ensure!(isolated.is_empty(), "{} letters were suspects:\n{}", isolated.len(), isolated.join("\n"));
     Ok(())
 }

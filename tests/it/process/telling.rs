@@ -6,12 +6,13 @@ use cancel_worker::simulator::{Fault, FaultKind};
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::wishes::{Course, Wish, audit};
 use crate::support::Context;
 use crate::support::process::{Lines, Process};
-use crate::support::stage::Stage;
+use crate::support::stage::{Stage, UNHURRIED};
 
 /// Waits for a log line of this event that also fits.
 async fn line(lines: &Lines, event: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -34,9 +35,10 @@ pub(crate) async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result
         (&unknown, "unknown_merchant", "merchant"),
     ] {
         stage.publish_bytes(wish.kind.as_str(), serde_json::to_vec(&wish.intent)?).await?;
-        let told = line(&worker.stderr, "dead_lettered", |line| line["intent.id"] == wish.subject()).await?;
+        let told =
+            line(&worker.stderr, "dead_lettered", |line| line["cancel.intent_id"] == wish.subject()).await?;
         assert_eq!(told["level"], "error");
-        assert_eq!(told["reason"], reason);
+        assert_eq!(told["cancel.reason"], reason);
         assert_eq!(told["cancel.kind"], wish.kind.as_str());
         let detail = told["detail"].as_str().unwrap_or_default();
         ensure!(detail.contains(names) && !detail.contains("nonsense"), "{detail}");
@@ -56,7 +58,10 @@ pub(crate) async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> R
     // The first look comes with the connection, the next ten seconds later.
     let worker = Process::work(&stage, &[])?;
     let alarm = line(&worker.stderr, "unrouted", |line| line["depth"] == 1).await?;
-    assert_eq!((&alarm["level"], &alarm["queue"]), (&"error".into(), &unrouted.as_str().into()));
+    assert_eq!(
+        (&alarm["level"], &alarm["messaging.destination.name"]),
+        (&"error".into(), &unrouted.as_str().into())
+    );
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     stage.publish(&wish.intent).await?;
     line(&worker.stderr, "unrouted", |line| line["depth"] == 2).await?;
@@ -69,6 +74,100 @@ pub(crate) async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> R
     assert_eq!(outcome["subject"], wish.subject());
     worker.stderr.event("unrouted_cleared").await?;
     assert_eq!(worker.stop_by("TERM").await?.code, Some(0));
+    Ok(())
+}
+
+pub(crate) async fn a_gateway_that_cannot_be_reached_is_one_line_for_each_host_and_cause(
+    t: Context,
+) -> Result<()> {
+    let free = TcpListener::bind("127.0.0.1:0").await?;
+    let refusing = free.local_addr()?.port();
+    drop(free);
+    let hangs_up = TcpListener::bind("127.0.0.1:0").await?;
+    let no_tls = hangs_up.local_addr()?.port();
+    let hanging_up = tokio::spawn(async move {
+        while let Ok((stream, _)) = hangs_up.accept().await {
+            drop(stream);
+        }
+    });
+    let tuning = format!(
+        "retry.age_max = '3s'\ngateway.connect_timeout = '5s'\n{UNHURRIED}gateway.allow_http = true\ngateway.physical_url = 'http://nonexistent.invalid'\n\
+         gateway.private_url = 'http://127.0.0.1:{refusing}'\ngateway.payment_url = 'https://localhost:{no_tls}'"
+    );
+    let stage = Stage::new(&t, &tuning).await?;
+    let worker = Process::work(&stage, &[])?;
+    for kind in [Kind::AsyncCancel, Kind::TransactionCancel, Kind::ApmProvisionCancel] {
+        // Several letters, and each of them tries several times.
+        let wishes = [(); 4].map(|()| Wish::new(&stage, kind, Course::AtOnce));
+        for wish in wishes {
+            stage.publish(&wish?.intent).await?;
+        }
+    }
+    let all =
+        |events: &[Value]| events.iter().filter(|event| event["data"]["status"] == "given_up").count() == 12;
+    stage.ledger.wait_for("end of all", all).await?;
+    let ended = worker.stop_by("TERM").await?;
+    hanging_up.abort();
+
+    let mut told = ended.stderr.events("gateway_unreachable");
+    told.sort_by_key(|line| line["api"].to_string());
+    let told: Vec<Value> = told
+        .iter()
+        .map(|line| {
+            assert!(line["detail"].is_string() && line["requests"].is_u64(), "{line}");
+            json!([
+                line["level"],
+                line["api"],
+                line["server.address"],
+                line["server.port"],
+                line["cancel.fault"]
+            ])
+        })
+        .collect();
+    let expected = [
+        json!(["warn", "payment", "localhost", no_tls, "tls"]),
+        json!(["warn", "physical", "nonexistent.invalid", 80, "dns"]),
+        json!(["warn", "private", "127.0.0.1", refusing, "connect_refused"]),
+    ];
+    assert_eq!(told, expected, "one line each, however many letters");
+    Ok(())
+}
+
+pub(crate) async fn an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_again(
+    t: Context,
+) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    let worker = Process::work(&stage, &[])?;
+    let first = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let reset = Fault::new(FaultKind::Reset).on(first.endpoint).times(2);
+    stage.simulator.plan(reset).await?;
+    stage.publish(&first.intent).await?;
+    let told = worker.stderr.event("endpoint_failing").await?;
+    assert_eq!(told["level"], "warn");
+    assert_eq!(told["url.template"], "/api/paywall/private/cancel/by/uniqueCode");
+    assert_eq!(told["cancel.fault"], "reset");
+    ensure!(told["server.address"].is_string() && told["server.port"].is_u64(), "{told}");
+    first.ended(&stage, 1).await?;
+    let again = worker.stderr.event("endpoint_answering").await?;
+    assert_eq!((&again["level"], &again["url.template"]), (&json!("info"), &told["url.template"]));
+    let ended = worker.stop_by("TERM").await?;
+    assert_eq!(ended.stderr.events("endpoint_failing").len(), 1, "{}", ended.stderr.text());
+    Ok(())
+}
+
+pub(crate) async fn a_log_that_nobody_reads_holds_up_neither_work_nor_end(t: Context) -> Result<()> {
+    let stage = Stage::new(&t, "").await?;
+    // The pipe is full from the first line on.
+    let (worker, _unread) = Process::work_unread(&stage, &[("CANCEL_WORKER_LOG", "trace")])?;
+    let wishes = (0..40).map(|_| Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce));
+    let wishes = wishes.collect::<Result<Vec<Wish>>>()?;
+    for wish in &wishes {
+        stage.publish(&wish.intent).await?;
+    }
+    for wish in &wishes {
+        wish.ended(&stage, 1).await?;
+    }
+    assert_eq!(worker.stop_by("TERM").await?.code, Some(0), "it ends within its grace period");
     Ok(())
 }
 
@@ -114,7 +213,8 @@ async fn a_trace_goes_on(t: Context, written: impl Fn(&str) -> AMQPValue) -> Res
     let trace = trace_of(OF_WISH);
     for event in ["waiting", "decided"] {
         let told = ended.stderr.events(event);
-        let told = told.iter().find(|line| line["intent.id"] == wish.subject()).context(event.to_owned())?;
+        let told =
+            told.iter().find(|line| line["cancel.intent_id"] == wish.subject()).context(event.to_owned())?;
         assert_eq!(told["trace_id"], trace, "{event}");
     }
     let calls = ended.stderr.events("called");

@@ -186,7 +186,7 @@ fn listen(issued: &Issued) -> Result<u16> {
     Ok(port)
 }
 
-pub(crate) async fn whatever_is_wrong_with_tls_is_named_with_what_mends_it(t: Context) -> Result<()> {
+pub(crate) async fn whatever_is_wrong_with_tls_is_named_with_what_fixes_it(t: Context) -> Result<()> {
     const UNAVAILABLE: i32 = 69;
     const CONFIGURATION: i32 = 64;
     let Some(guarded) = Guarded::start(&t).await? else { return Ok(()) };

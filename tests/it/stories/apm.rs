@@ -40,7 +40,7 @@ pub(crate) async fn a_refusal_of_the_repeated_call_may_be_the_echo_of_our_own_su
     let strict = Rules { apm_repeat: ApmRepeat::NotSuitable, ..Rules::default() };
     let simulator = SimulatorConfig { rules: strict, ..SimulatorConfig::default() };
     let mut scene = Scene::without_worker(&t, "", Some(simulator)).await?;
-    scene.work()?;
+    scene.work().await?;
     let unresolved = |row: Row| row.says(["unresolved/no_evidence"]).calls(2).attempts(2).looks(Looks::None);
     let curtain = scene
         .play(vec![

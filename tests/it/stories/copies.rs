@@ -131,7 +131,7 @@ pub(crate) async fn a_delivery_that_comes_again_is_asked_about_before_it_is_call
         take_and_give_back(&scene, kind).await?;
     }
 
-    scene.work()?;
+    scene.work().await?;
     let mut subjects: Vec<String> = told.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect();
     subjects.push(id_of(&batch_wish).to_owned());
     scene.ends_of(&subjects).await?;

@@ -6,6 +6,7 @@
 pub(crate) mod apm;
 pub(crate) mod batch;
 pub(crate) mod copies;
+pub(crate) mod faults;
 pub(crate) mod physical;
 pub(crate) mod scene;
 pub(crate) mod time;

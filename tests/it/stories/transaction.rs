@@ -86,7 +86,7 @@ pub(crate) async fn a_cancel_under_way_is_accepted_once_and_followed_to_its_end(
                 .leaves(PaymentState::CancelFailed),
         );
     }
-    Scene::open(&t, "").await?.play(rows).await?;
+    Scene::open(&t, "").await?.play_in_two_acts(rows).await?;
     Ok(())
 }
 

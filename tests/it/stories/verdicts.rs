@@ -10,7 +10,7 @@ use cancel_worker::simulator::{
 };
 use serde_json::{Value, json};
 
-use super::scene::{Looks, QUIET, Row, Scene, TOO_SLOW, id_of, payment_of};
+use super::scene::{CALMER, Looks, QUIET, Row, Scene, TOO_SLOW, id_of, payment_of};
 use crate::support::Context;
 use crate::support::stage::{UNHURRIED, said};
 
@@ -249,7 +249,7 @@ pub(crate) async fn a_gateway_that_is_busy_twice_gets_three_calls_and_tells_one_
             .calls(3)
             .leaves(PaymentState::Cancelled),
     );
-    Scene::open(&t, "").await?.play(rows).await?;
+    open_apart(&t, CALMER, &OF_ONE_PAYMENT).await?.play(rows).await?;
     Ok(())
 }
 
@@ -322,7 +322,7 @@ pub(crate) async fn a_gateway_that_stays_busy_is_given_up_on_when_the_attempts_a
             .attempts(4)
             .leaves(PaymentState::Stands),
     );
-    let curtain = Scene::open(&t, "").await?.play(rows).await?;
+    let curtain = open_apart(&t, CALMER, &OF_ONE_PAYMENT).await?.play(rows).await?;
     assert!(curtain.dead.iter().all(|dead| dead.headers["cancel-doubt"] == "false"));
     Ok(())
 }
@@ -361,25 +361,38 @@ fn causes_of_doubt(kind: Kind) -> Vec<(&'static str, FaultKind)> {
     causes
 }
 
+/// A scene in which what strikes one row touches no other: none shares a connection with another, and no endpoint is taken
+/// to be down.
+async fn open_apart(t: &Context, tuning: &str, kinds: &[Kind]) -> Result<Scene> {
+    let merchants = vec![Merchant::demo("default"), Merchant::demo("other")];
+    let simulator = SimulatorConfig { merchants, keep_alive: false, ..SimulatorConfig::default() };
+    let mut scene = Scene::without_worker(t, tuning, Some(simulator)).await?;
+    scene.work().await?;
+    scene.another_merchant_is_answered(kinds).await?;
+    Ok(scene)
+}
+
 pub(crate) async fn doubt_after_the_effect_ends_as_success_without_a_second_call(t: Context) -> Result<()> {
     let mut rows = Vec::new();
-    for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
+    let kinds = [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel];
+    for kind in kinds {
         for (cause, fault) in causes_of_doubt(kind) {
             rows.push(heals(cause, kind).struck_after_effect(fault).calls(1).attempts(1).looks(Looks::Some));
         }
     }
-    Scene::open(&t, "").await?.play(rows).await?;
+    open_apart(&t, CALMER, &kinds).await?.play(rows).await?;
     Ok(())
 }
 
 pub(crate) async fn doubt_before_the_effect_ends_as_success_after_a_second_call(t: Context) -> Result<()> {
     let mut rows = Vec::new();
-    for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
+    let kinds = [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel];
+    for kind in kinds {
         for (cause, fault) in causes_of_doubt(kind) {
             rows.push(heals(cause, kind).struck(fault).calls(2).attempts(2).looks(Looks::Some));
         }
     }
-    Scene::open(&t, "").await?.play(rows).await?;
+    open_apart(&t, CALMER, &kinds).await?.play(rows).await?;
     Ok(())
 }
 
@@ -420,7 +433,7 @@ pub(crate) async fn a_provision_in_doubt_is_called_again_after_the_quiet_time(t:
         .attempts(4)
         .leaves(PaymentState::Stands),
     );
-    let curtain = Scene::open(&t, "").await?.play(rows).await?;
+    let curtain = open_apart(&t, "", &[kind]).await?.play(rows).await?;
 
     for payment in curtain.scene.stage.simulator.truth().payments {
         for pair in payment.log.windows(2) {
@@ -460,7 +473,7 @@ pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<
     let simulator = SimulatorConfig { merchants, ..SimulatorConfig::default() };
     let tuning = format!("{UNHURRIED}retry.attempts_max = 2");
     let mut scene = Scene::without_worker(&t, &tuning, Some(simulator)).await?;
-    scene.work()?;
+    scene.work().await?;
     let mut rows = Vec::new();
     for (index, (name, fault, kinds)) in causes.into_iter().enumerate() {
         for kind in kinds {
@@ -499,7 +512,7 @@ pub(crate) async fn a_lock_out_that_lasts_is_given_up_as_locked_out_with_no_atte
     Ok(())
 }
 
-pub(crate) async fn what_is_not_configured_waits_long_and_is_given_up_when_nobody_mends_it(
+pub(crate) async fn what_is_not_configured_waits_long_and_is_given_up_when_nobody_fixes_it(
     t: Context,
 ) -> Result<()> {
     let not_configured = [
@@ -512,13 +525,13 @@ pub(crate) async fn what_is_not_configured_waits_long_and_is_given_up_when_nobod
     let mut rows = Vec::new();
     for (kind, fault) in not_configured {
         rows.push(
-            heals(format!("{fault:?}, mended"), kind)
+            heals(format!("{fault:?}, fixed"), kind)
                 .fault_on_call(Fault::new(fault.clone()).times(2))
                 .calls(3)
                 .attempts(3),
         );
         rows.push(
-            Row::new(format!("{kind}: {fault:?}, never mended"), kind, ready_for(kind))
+            Row::new(format!("{kind}: {fault:?}, never fixed"), kind, ready_for(kind))
                 .fault_on_call(Fault::new(fault).until_cleared())
                 .says(["given_up/not_configured"])
                 .calls(4)

@@ -1,5 +1,6 @@
 //! The binary as a process of its own: started, read, signalled, killed.
 
+use std::io::Write as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -119,7 +120,7 @@ pub(crate) struct Process {
     pub(crate) stdout: Lines,
     /// Standard error: log lines.
     pub(crate) stderr: Lines,
-    reading: [JoinHandle<()>; 2],
+    reading: Vec<JoinHandle<()>>,
     _config: Option<NamedTempFile>,
 }
 
@@ -136,21 +137,31 @@ pub(crate) struct Ended {
 impl Process {
     /// Starts the binary with these arguments in an environment of nothing but these variables.
     pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Process> {
+        Process::start_with(arguments, environment, Stdio::piped(), Stdio::piped())
+    }
+
+    fn start_with(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Process> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cancel-worker"))
             .args(arguments)
             .env_clear()
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .context("failed to start the binary")?;
         let (stdout, stderr) = (Lines::default(), Lines::default());
         let reading = [
-            stdout.read(child.stdout.take().context("stdout is piped")?),
-            stderr.read(child.stderr.take().context("stderr is piped")?),
+            child.stdout.take().map(|from| stdout.read(from)),
+            child.stderr.take().map(|from| stderr.read(from)),
         ];
+        let reading = reading.into_iter().flatten().collect();
         Ok(Process { child, stdout, stderr, reading, _config: None })
     }
 
@@ -161,10 +172,28 @@ impl Process {
 
     /// Starts `run` with this configuration.
     pub(crate) fn run(toml: &str, environment: &[(&str, &str)]) -> Result<Process> {
+        Process::run_with(toml, environment, Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts `run` for this stage with both its streams in one pipe that is full, and that nobody reads while what is
+    /// returned beside it lives.
+    pub(crate) fn work_unread(
+        stage: &Stage,
+        environment: &[(&str, &str)],
+    ) -> Result<(Process, std::io::PipeReader)> {
+        /// What a pipe of Linux holds.
+        const PIPE_BYTES: usize = 65_536;
+        let (unread, mut full) = std::io::pipe()?;
+        full.write_all(&[b'\n'; PIPE_BYTES])?;
+        let process = Process::run_with(stage.toml(), environment, full.try_clone()?.into(), full.into())?;
+        Ok((process, unread))
+    }
+
+    fn run_with(toml: &str, environment: &[(&str, &str)], stdout: Stdio, stderr: Stdio) -> Result<Process> {
         let config = NamedTempFile::new()?;
         std::fs::write(config.path(), toml)?;
         let path = config.path().to_str().context("a path of ours is text")?;
-        let mut process = Process::start(&["run", "--config", path], environment)?;
+        let mut process = Process::start_with(&["run", "--config", path], environment, stdout, stderr)?;
         process._config = Some(config);
         Ok(process)
     }
@@ -179,6 +208,14 @@ impl Process {
         let mut stdin = self.child.stdin.take().context("standard input has ended")?;
         stdin.write_all(text.as_bytes()).await?;
         Ok(())
+    }
+
+    /// The most memory that it has taken so far, in KiB.
+    pub(crate) fn resident_kib_max(&self) -> Result<u64> {
+        let id = self.child.id().context("the process has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// SIGKILL: it does nothing more, not even say goodbye.

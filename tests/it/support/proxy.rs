@@ -1,8 +1,10 @@
 //! A proxy between worker and broker that knows where the frames of AMQP begin and end, and can stop what a client
 //! says right before a frame of the test's choice.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -116,7 +118,58 @@ type Holds = Arc<Mutex<Vec<(Frame, Hold)>>>;
 pub(crate) struct Proxy {
     url: String,
     holds: Holds,
+    in_hand: InHand,
     _connections: JoinSet<()>,
+}
+
+/// Which deliveries are in hand, and how long they were.
+#[derive(Clone, Default)]
+struct InHand(Arc<Mutex<Times>>);
+
+#[derive(Default)]
+struct Times {
+    /// Since when, by connection, channel and tag.
+    since: HashMap<(usize, u16, u64), Instant>,
+    /// The longest of those that are acked.
+    longest: Duration,
+}
+
+impl InHand {
+    fn delivered(&self, connection: usize, frame: &[u8]) {
+        const DELIVER: [u8; 4] = [0, 60, 0, 60];
+        let Some((channel, arguments)) = method(frame, DELIVER) else { return };
+        // The consumer's tag comes first.
+        let tag = arguments.first().and_then(|len| arguments.get(usize::from(*len) + 1..)).and_then(tag_of);
+        if let Some(tag) = tag {
+            self.lock().since.insert((connection, channel, tag), Instant::now());
+        }
+    }
+
+    fn acked(&self, connection: usize, frame: &[u8]) {
+        const ACK: [u8; 4] = [0, 60, 0, 80];
+        let Some((channel, arguments)) = method(frame, ACK) else { return };
+        let mut in_hand = self.lock();
+        if let Some(since) =
+            tag_of(arguments).and_then(|tag| in_hand.since.remove(&(connection, channel, tag)))
+        {
+            in_hand.longest = in_hand.longest.max(since.elapsed());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Times> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The channel and the arguments of a frame, if it is of this method.
+fn method(frame: &[u8], class_and_method: [u8; 4]) -> Option<(u16, &[u8])> {
+    let (head, payload) = frame.split_at_checked(7)?;
+    let arguments = payload.strip_prefix(&class_and_method)?;
+    (head[0] == METHOD).then_some((u16::from_be_bytes([head[1], head[2]]), arguments))
+}
+
+fn tag_of(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|tag| u64::from_be_bytes(*tag))
 }
 
 impl Proxy {
@@ -128,28 +181,35 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         url.set_host(Some("127.0.0.1"))?;
         url.set_port(Some(listener.local_addr()?.port())).ok().context("no port")?;
-        let holds = Holds::default();
+        let (holds, in_hand) = (Holds::default(), InHand::default());
         let mut connections = JoinSet::new();
-        let ours = Arc::clone(&holds);
+        let ours = (Arc::clone(&holds), in_hand.clone());
         connections.spawn(async move {
             let mut pumps = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                let (behind, holds) = (behind.clone(), Arc::clone(&ours));
+            for number in 0.. {
+                let Ok((client, _)) = listener.accept().await else { return };
+                let (behind, (holds, in_hand)) = (behind.clone(), ours.clone());
                 pumps.spawn(async move {
                     if let Ok(server) = TcpStream::connect(behind).await {
                         // However a connection ends, both sides are closed.
-                        let _ = between(client, server, &holds).await;
+                        let _ = between(client, server, &holds, &in_hand, number).await;
                     }
                 });
                 while pumps.try_join_next().is_some() {}
             }
         });
-        Ok(Proxy { url: url.into(), holds, _connections: connections })
+        Ok(Proxy { url: url.into(), holds, in_hand, _connections: connections })
     }
 
     /// The broker's address, by way of this proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How long the delivery was in hand that was so for the longest, from the frame that brought it to that of its ack.
+    pub(crate) fn longest_in_hand(&self) -> Duration {
+        let in_hand = self.in_hand.lock();
+        in_hand.since.values().map(Instant::elapsed).chain([in_hand.longest]).max().unwrap_or_default()
     }
 
     /// Holds the first connection that comes to this frame, once: nothing from this frame on reaches the broker.
@@ -160,20 +220,39 @@ impl Proxy {
     }
 }
 
-/// Carries bytes both ways until one side is gone.
-async fn between(client: TcpStream, server: TcpStream, holds: &Holds) -> Result<()> {
+/// Carries frames both ways until one side is gone.
+async fn between(
+    client: TcpStream,
+    server: TcpStream,
+    holds: &Holds,
+    in_hand: &InHand,
+    number: usize,
+) -> Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, mut to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
+    let hearing = async {
+        loop {
+            let frame = read_frame(&mut from_server).await?;
+            in_hand.delivered(number, &frame);
+            to_client.write_all(&frame).await?;
+        }
+    };
     tokio::select! {
-        said = speak(from_client, to_server, holds) => said,
-        heard = tokio::io::copy(&mut from_server, &mut to_client) => Ok(heard.map(|_| ())?),
+        said = speak(from_client, to_server, holds, in_hand, number) => said,
+        heard = hearing => heard,
     }
 }
 
 /// Carries frames from the client to the broker, but not past a hold.
-async fn speak(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, holds: &Holds) -> Result<()> {
+async fn speak(
+    mut client: OwnedReadHalf,
+    mut server: OwnedWriteHalf,
+    holds: &Holds,
+    in_hand: &InHand,
+    number: usize,
+) -> Result<()> {
     let mut greeting = [0; 8];
     client.read_exact(&mut greeting).await?;
     server.write_all(&greeting).await?;
@@ -201,6 +280,7 @@ async fn speak(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, holds: &Ho
                     return Ok(());
                 }
             }
+            in_hand.acked(number, &frame);
             server.write_all(&frame).await?;
             *budget.lock().unwrap_or_else(PoisonError::into_inner) -= frame.len();
         }

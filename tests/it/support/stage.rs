@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use cancel_worker::amqp::declare::apply;
 use cancel_worker::amqp::{PublishSession, Settings, Stopped, Timeouts, Topology};
-use cancel_worker::clock::{Clock, Dice};
+use cancel_worker::clock::{Clock, JitterSource};
 use cancel_worker::config::{self, Config};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::domain::lateness::Limits;
+use cancel_worker::domain::lateness::LatenessLimits;
 use cancel_worker::gateway::Gateway;
-use cancel_worker::memory::Delays;
+use cancel_worker::memory::{Delays, SetBacks};
 use cancel_worker::simulator::{Merchant, Simulator, SimulatorConfig};
-use cancel_worker::wire::envelope::{Address, Headers, Message, Messages};
+use cancel_worker::wire::envelope::{Address, Headers, Message, Messages, Source};
 use cancel_worker::worker::{self, Worker};
 use futures_util::StreamExt;
 use lapin::options::{
@@ -33,7 +33,10 @@ use uuid::Uuid;
 use super::Context;
 
 /// No test waits longer for one thing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How often a queue is looked at, of which nothing tells when it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Numbers that make a story short: a call may take 600 ms, and an absence counts 700 ms after it.
 pub(crate) const QUICK: &str = r#"
@@ -124,26 +127,57 @@ impl Stage {
         self.work_by(Clock::system())
     }
 
+    /// The same, and waits until it takes letters.
+    pub(crate) async fn work_consuming(&self) -> Result<Working> {
+        let working = self.work()?;
+        self.wait_for_consumers().await?;
+        Ok(working)
+    }
+
+    /// Waits until every lane has a consumer. A broker tells nobody when one comes, so it is asked again and again.
+    pub(crate) async fn wait_for_consumers(&self) -> Result<()> {
+        const ASK_EVERY: Duration = Duration::from_millis(25);
+        let lanes = load(&self.toml)?.lanes;
+        let channel = self.connection.create_channel().await?;
+        let waiting = async {
+            let mut ticks = tokio::time::interval(ASK_EVERY);
+            for kind in lanes.keys() {
+                let lane = self.topology.queue_of(Source::Lane(*kind));
+                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                while channel
+                    .queue_declare(lane.as_str().into(), passive, FieldTable::default())
+                    .await?
+                    .consumer_count()
+                    == 0
+                {
+                    ticks.tick().await;
+                }
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.context("nobody takes letters")?
+    }
+
     /// Starts a worker in this process that lives by this clock.
     pub(crate) fn work_by(&self, clock: Clock) -> Result<Working> {
-        self.work_with(clock, Dice::system())
+        self.work_with(clock, JitterSource::system())
     }
 
     /// Starts a worker in this process with a clock and dice of the test's choice.
-    pub(crate) fn work_with(&self, clock: Clock, dice: Dice) -> Result<Working> {
+    pub(crate) fn work_with(&self, clock: Clock, dice: JitterSource) -> Result<Working> {
         self.work_as(clock, dice, |_| {})
     }
 
     /// Starts a worker in this process that calls delays late and stuck by these limits, and gives what it knows of them.
-    pub(crate) fn work_watching(&self, limits: Limits) -> Result<(Working, Arc<Delays>)> {
+    pub(crate) fn work_watching(&self, limits: LatenessLimits) -> Result<(Working, Arc<Delays>)> {
         let delays = Arc::new(Delays::new(&load(&self.toml)?.policy.tiers, limits));
-        let working = self.work_as(Clock::system(), Dice::system(), |worker| {
+        let working = self.work_as(Clock::system(), JitterSource::system(), |worker| {
             worker.delays = Arc::clone(&delays);
         })?;
         Ok((working, delays))
     }
 
-    fn work_as(&self, clock: Clock, dice: Dice, make: impl FnOnce(&mut Worker)) -> Result<Working> {
+    fn work_as(&self, clock: Clock, dice: JitterSource, make: impl FnOnce(&mut Worker)) -> Result<Working> {
         let config = load(&self.toml)?;
         let gateway = Gateway::new(&config.gateway, &config.merchants)?;
         let settings = Settings::new(
@@ -153,14 +187,15 @@ impl Stage {
             &config.policy.tiers,
             Timeouts::default(),
         )?;
-        let mut worker = Worker::new(&config, gateway, clock, dice);
+        let mut worker = Worker::new(&config, gateway.clone(), clock, dice);
         make(&mut worker);
+        let (set_backs, delays) = (Arc::clone(&worker.set_backs), Arc::clone(&worker.delays));
         let worker = Arc::new(worker);
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let grace = config.grace;
         let running = tokio::spawn(async move { worker::run(worker, &settings, &stopping, grace).await });
-        Ok(Working { stop, running })
+        Ok(Working { stop, running, gateway, set_backs, delays })
     }
 
     /// Publishes an intent as an order system would, and waits for the confirm.
@@ -177,6 +212,7 @@ impl Stage {
             headers: Headers::new(),
             content_type: "application/json",
             message_id: None,
+            occasion: None,
             body: Bytes::from(body),
         };
         self.publishing.publisher().publish(Messages::new(message, [])).await?;
@@ -202,6 +238,24 @@ impl Stage {
             });
         }
         Ok(taken)
+    }
+
+    /// Waits until so many messages are ready in a queue, by its full name.
+    pub(crate) async fn until_depth(&self, queue: &str, depth: u32) -> Result<()> {
+        let channel = self.connection.create_channel().await?;
+        let look = || {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), passive, FieldTable::default())
+        };
+        let waiting = async {
+            while look().await?.message_count() < depth {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .with_context(|| format!("no {depth} messages in {queue}"))?
     }
 
     /// Takes what lies in the dead letters now.
@@ -234,6 +288,12 @@ fn plain(value: &AMQPValue) -> Option<String> {
 pub(crate) struct Working {
     stop: CancellationToken,
     running: JoinHandle<Stopped>,
+    /// What it knows of the gateway.
+    pub(crate) gateway: Gateway,
+    /// What it knows of its clock.
+    pub(crate) set_backs: Arc<SetBacks>,
+    /// What it knows of its delay queues.
+    pub(crate) delays: Arc<Delays>,
 }
 
 impl Working {

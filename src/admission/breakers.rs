@@ -1,0 +1,183 @@
+//! Which endpoints are paused: for everybody, or for one merchant.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::breaker::{Breaker, Caller, EndpointSignal, Pass, Probe, Transition};
+use crate::domain::intent::{Kind, MerchantName};
+use crate::domain::retry::Jitter;
+
+/// The breakers: one a lane, which hears all merchants, and one for each merchant in it. A letter faces the lane's as
+/// long as that one is paused, else its merchant's. There are as many as merchants times kinds, so they are never
+/// forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Breakers {
+    lanes: BTreeMap<Kind, Breaker>,
+    merchants: BTreeMap<(Kind, MerchantName), Breaker>,
+}
+
+/// Whether a letter may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Faced {
+    Open,
+    Probe(Ticket),
+    Wait { paused_for: Duration },
+}
+
+/// A probe, and whose pause it may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ticket {
+    Lane(Probe),
+    Merchant(Probe),
+}
+
+/// A merchant's pause that begins or ends. Those of the lane as a whole are told with what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MerchantPause {
+    None,
+    Paused,
+    Resumed(Duration),
+}
+
+impl Breakers {
+    /// Whether a letter may call now. A probe is given up on after `probe_max`.
+    pub(super) fn pass(
+        &mut self,
+        kind: Kind,
+        merchant: &MerchantName,
+        now: Duration,
+        probe_max: Duration,
+    ) -> Faced {
+        let faced = |pass, ticket: fn(Probe) -> Ticket| match pass {
+            Pass::Open => Faced::Open,
+            Pass::Probe(probe) => Faced::Probe(ticket(probe)),
+            Pass::Wait { paused_for } => Faced::Wait { paused_for },
+        };
+        let lane = self.lanes.entry(kind).or_default();
+        if lane.paused_for(now).is_some() {
+            return faced(lane.pass(now, probe_max), Ticket::Lane);
+        }
+        match self.merchants.get_mut(&(kind, merchant.clone())) {
+            Some(breaker) => faced(breaker.pass(now, probe_max), Ticket::Merchant),
+            None => Faced::Open,
+        }
+    }
+
+    /// How long the endpoint has been paused for this merchant, if it is.
+    pub(super) fn paused_for(&self, kind: Kind, merchant: &MerchantName, now: Duration) -> Option<Duration> {
+        self.facing(kind, merchant, now)?.paused_for(now)
+    }
+
+    /// The same, if nobody may find out now.
+    pub(super) fn waits(&self, kind: Kind, merchant: &MerchantName, now: Duration) -> Option<Duration> {
+        let breaker = self.facing(kind, merchant, now)?;
+        breaker.next_probe(now).filter(|next| !next.is_zero()).and_then(|_| breaker.paused_for(now))
+    }
+
+    /// The breaker that a letter faces.
+    fn facing(&self, kind: Kind, merchant: &MerchantName, now: Duration) -> Option<&Breaker> {
+        let lane = self.lanes.get(&kind).filter(|lane| lane.paused_for(now).is_some());
+        lane.or_else(|| self.merchants.get(&(kind, merchant.clone())))
+    }
+
+    /// How long it is until a letter of this lane may find out for all of it; zero if now. `None`: it is not paused.
+    pub(super) fn next_probe(&self, kind: Kind, now: Duration) -> Option<Duration> {
+        self.lanes.get(&kind)?.next_probe(now)
+    }
+
+    /// Takes note of what a call's reply says about its endpoint.
+    pub(super) fn hear(
+        &mut self,
+        kind: Kind,
+        caller: &Caller,
+        heard: EndpointSignal,
+        ticket: Option<Ticket>,
+        moment: (Duration, Jitter),
+    ) -> MerchantPause {
+        let (now, jitter) = moment;
+        let (of_lane, of_merchant) = match ticket {
+            None => (None, None),
+            Some(Ticket::Lane(probe)) => (Some(probe), None),
+            Some(Ticket::Merchant(probe)) => (None, Some(probe)),
+        };
+        let lane = self.lanes.entry(kind).or_default();
+        lane.hear(heard, caller, of_lane, now, jitter);
+        if lane.paused_for(now).is_some() {
+            // What holds for everybody need not be found out for each.
+            self.merchants.retain(|(of, _), _| *of != kind);
+            return MerchantPause::None;
+        }
+        let breaker = self.merchants.entry((kind, caller.merchant.clone())).or_default();
+        match breaker.hear(heard, caller, of_merchant, now, jitter) {
+            Transition::None => MerchantPause::None,
+            Transition::Pause => MerchantPause::Paused,
+            Transition::Resume(after) => MerchantPause::Resumed(after),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::intent::IntentId;
+
+    const KIND: Kind = Kind::AsyncCancel;
+    const NOW: Duration = Duration::from_secs(100);
+    const PROBE_MAX: Duration = Duration::from_secs(30);
+
+    fn merchant(name: &str) -> MerchantName {
+        MerchantName::parse(name).expect("a name")
+    }
+
+    fn hear(breakers: &mut Breakers, name: &str, heard: EndpointSignal) -> MerchantPause {
+        let mut change = MerchantPause::None;
+        for intent in 1..=5 {
+            let intent = IntentId::try_new(Uuid::from_u128(intent)).expect("not nil");
+            let caller = Caller { merchant: merchant(name), intent };
+            change = breakers.hear(KIND, &caller, heard, None, (NOW, Jitter::new(0.0)));
+        }
+        change
+    }
+
+    fn waits(breakers: &mut Breakers, kind: Kind, name: &str) -> bool {
+        matches!(breakers.pass(kind, &merchant(name), NOW, PROBE_MAX), Faced::Wait { .. })
+    }
+
+    #[test]
+    fn an_endpoint_that_answers_nobody_is_paused_for_everybody_and_no_other_is() {
+        let mut breakers = Breakers::default();
+        assert_eq!(hear(&mut breakers, "one", EndpointSignal::Failed), MerchantPause::None);
+        assert!(waits(&mut breakers, KIND, "one"));
+        assert!(waits(&mut breakers, KIND, "two"));
+        assert!(!waits(&mut breakers, Kind::SyncCancelRollback, "one"));
+        assert!(breakers.next_probe(KIND, NOW).is_some());
+    }
+
+    #[test]
+    fn an_endpoint_that_answers_one_merchant_is_paused_for_the_other_alone() {
+        let mut breakers = Breakers::default();
+        assert_eq!(hear(&mut breakers, "two", EndpointSignal::Answered), MerchantPause::None);
+        assert_eq!(hear(&mut breakers, "one", EndpointSignal::Failed), MerchantPause::Paused);
+        assert!(waits(&mut breakers, KIND, "one"));
+        assert!(!waits(&mut breakers, KIND, "two"));
+        assert_eq!(breakers.next_probe(KIND, NOW), None);
+        let later = NOW + Duration::from_secs(1);
+        let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
+        assert!(matches!(faced, Faced::Probe(Ticket::Merchant(_))), "{faced:?}");
+    }
+
+    #[test]
+    fn a_merchants_own_pause_is_part_of_the_lanes_once_nobody_is_answered() {
+        let mut breakers = Breakers::default();
+        hear(&mut breakers, "two", EndpointSignal::Answered);
+        assert_eq!(hear(&mut breakers, "one", EndpointSignal::Failed), MerchantPause::Paused);
+        hear(&mut breakers, "two", EndpointSignal::Failed);
+        let later = NOW + Duration::from_secs(1);
+        let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
+        assert!(matches!(faced, Faced::Probe(Ticket::Lane(_))), "{faced:?}");
+        hear(&mut breakers, "two", EndpointSignal::Answered);
+        assert!(!waits(&mut breakers, KIND, "one"));
+    }
+}

@@ -1,0 +1,120 @@
+//! The files that secrets come from: who else may read them, and what merchants' key files hold now.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::mistakes::{Invalid, Mistake};
+use super::reader::secret_in;
+use super::values::{self, Value};
+use super::{KeyPair, Merchant};
+use crate::domain::intent::MerchantName;
+
+/// So often both files of a pair are read until they hold twice the same: somebody may be writing them.
+const READS_MAX: usize = 5;
+
+/// A file that a secret was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// The key that names it: `merchants.default.private_key_file`.
+    pub key: String,
+    /// Where it is.
+    pub file: PathBuf,
+}
+
+impl SecretFile {
+    /// Whether everybody on this machine may read it.
+    pub fn is_readable_by_all(&self) -> bool {
+        const OTHERS_READ: u32 = 0o004;
+        fs::metadata(&self.file).is_ok_and(|file| file.permissions().mode() & OTHERS_READ != 0)
+    }
+}
+
+/// The merchants' keys, with what their files hold now.
+#[derive(Debug, Clone)]
+pub struct ReadAgain {
+    /// All merchants. A pair whose files cannot be used is the one of before.
+    pub merchants: BTreeMap<MerchantName, Merchant>,
+    /// So many pairs were read from files.
+    pub read: usize,
+    /// So many of them hold something else than before.
+    pub changed: usize,
+    /// What is wrong with the files that cannot be used.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// Reads the key files of the merchants again. A pair is taken over as a whole or not at all.
+pub fn read_again(merchants: &BTreeMap<MerchantName, Merchant>, files: &[SecretFile]) -> ReadAgain {
+    let mut again = ReadAgain { merchants: merchants.clone(), read: 0, changed: 0, mistakes: Vec::new() };
+    for (name, merchant) in merchants {
+        for (pair, name_of_pair) in [(&merchant.private, "private"), (&merchant.public, "public")] {
+            let Some(before) = pair else { continue };
+            let file = |part: &str| {
+                let key = format!("merchants.{name}.{name_of_pair}_{part}_file");
+                files.iter().find(|file| file.key == key)
+            };
+            let (key, client) = (file("key"), file("client"));
+            if key.is_none() && client.is_none() {
+                continue;
+            }
+            match pair_now(before, key, client) {
+                Ok(now) => {
+                    again.read += 1;
+                    again.changed += usize::from(!is_same(before, &now));
+                    if let Some(merchant) = again.merchants.get_mut(name) {
+                        let pair = if name_of_pair == "private" {
+                            &mut merchant.private
+                        } else {
+                            &mut merchant.public
+                        };
+                        *pair = Some(now);
+                    }
+                }
+                Err(mistake) => again.mistakes.push(mistake),
+            }
+        }
+    }
+    again
+}
+
+/// The pair as its files hold it now; what comes from no file stays.
+fn pair_now(
+    before: &KeyPair,
+    key: Option<&SecretFile>,
+    client: Option<&SecretFile>,
+) -> Result<KeyPair, Mistake> {
+    let read = || {
+        Ok(KeyPair {
+            key: key.map_or_else(|| Ok(before.key.clone()), secret_now)?,
+            client: client.map_or_else(|| Ok(before.client.clone()), secret_now)?,
+        })
+    };
+    let mut last: KeyPair = read()?;
+    for _ in 1..READS_MAX {
+        let now = read()?;
+        if is_same(&last, &now) {
+            return Ok(now);
+        }
+        last = now;
+    }
+    let file = key.or(client).map(|file| file.key.clone()).unwrap_or_default();
+    Err(mistake(&file, Invalid::new("names a file that changes all the time", "swap it by renaming")))
+}
+
+fn secret_now(file: &SecretFile) -> Result<SecretString, Mistake> {
+    let SecretFile { key, file } = file;
+    let read = |file: &Path| values::header_value(Value::Plain(secret_in(file)?));
+    read(file).map(SecretString::from).map_err(|fault| mistake(key, fault))
+}
+
+fn mistake(key: &str, Invalid { wrong, remedy }: Invalid) -> Mistake {
+    Mistake { key: key.to_owned(), place: None, wrong, remedy }
+}
+
+fn is_same(one: &KeyPair, other: &KeyPair) -> bool {
+    one.key.expose_secret() == other.key.expose_secret()
+        && one.client.expose_secret() == other.client.expose_secret()
+}

@@ -1,0 +1,145 @@
+//! Whether this machine's clock was set back, as the letters tell that come back from delay queues.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::domain::condition::{Condition, Tell};
+use crate::domain::set_back::set_back_by;
+
+/// It is over when letters come back when they are due, and for so long none came before.
+const OVER_AFTER: Duration = Duration::from_secs(60);
+
+/// What the letters have told. Measured by a clock that nobody sets.
+#[derive(Debug)]
+pub struct SetBacks {
+    begun: Instant,
+    known: Mutex<Seen>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Seen {
+    condition: Condition<()>,
+    last: Duration,
+    letters: u64,
+}
+
+/// What is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockNews {
+    /// Letters came back before they were due.
+    SetBack {
+        /// By how much, the last of them.
+        by: Duration,
+        /// How many since it was last told.
+        letters: u64,
+    },
+    /// They come back when they are due.
+    Agrees {
+        /// From the first to the last letter that came too early.
+        lasted: Duration,
+    },
+}
+
+impl Default for SetBacks {
+    fn default() -> SetBacks {
+        SetBacks {
+            begun: Instant::now(),
+            known: Mutex::new(Seen {
+                condition: Condition::new(OVER_AFTER),
+                last: Duration::ZERO,
+                letters: 0,
+            }),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl SetBacks {
+    /// A letter has come back whose hop was to end at this time.
+    pub fn back(&self, hop_due: Timestamp, now: Timestamp) {
+        let uptime = self.begun.elapsed();
+        let mut known = self.lock();
+        let is_news = match set_back_by(hop_due, now) {
+            Some(by) => {
+                known.condition.met((), uptime);
+                known.last = by;
+                known.letters = known.letters.saturating_add(1);
+                true
+            }
+            None => known.condition.cleared(),
+        };
+        drop(known);
+        if is_news {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How many letters came back before they were due since the process began.
+    pub fn letters(&self) -> u64 {
+        self.lock().letters
+    }
+
+    /// Says what is to be told, as soon as it is. Ends never.
+    pub async fn watch(&self, tell: impl Fn(ClockNews)) -> Infallible {
+        loop {
+            let changed = self.changed.notified();
+            let (tells, last, next) = {
+                let uptime = self.begun.elapsed();
+                let mut known = self.lock();
+                let tells = known.condition.look(uptime);
+                (tells, known.last, known.condition.next_look(uptime))
+            };
+            for news in tells {
+                tell(match news {
+                    Tell::Is { cause: (), times, lasts: _ } => {
+                        ClockNews::SetBack { by: last, letters: times }
+                    }
+                    Tell::Over { lasted } => ClockNews::Agrees { lasted },
+                });
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(next.unwrap_or(Duration::MAX)), if next.is_some() => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::retry::later;
+
+    async fn told(set_backs: &SetBacks, seconds: u64) -> Vec<ClockNews> {
+        let told = Mutex::new(Vec::new());
+        let watching = set_backs.watch(|news| told.lock().expect("nobody panics with it").push(news));
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), watching).await;
+        told.into_inner().expect("nobody panics with it")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_letters_that_are_back_too_early_are_one_line() {
+        let set_backs = SetBacks::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let hour = Duration::from_secs(3_600);
+        for _ in 0..1_000 {
+            set_backs.back(later(now, hour), now);
+        }
+        assert_eq!(told(&set_backs, 600).await, [ClockNews::SetBack { by: hour, letters: 1_000 }]);
+        assert_eq!(set_backs.letters(), 1_000);
+        set_backs.back(now, now);
+        assert_eq!(told(&set_backs, 600).await, [ClockNews::Agrees { lasted: Duration::ZERO }]);
+        set_backs.back(later(now, Duration::from_secs(5)), now);
+        assert_eq!(told(&set_backs, 600).await, []);
+    }
+}
