@@ -19,14 +19,16 @@ use crate::support::stage::{PATIENCE, Stage, intent};
 pub(super) const DONE: i32 = 0;
 pub(super) const GAVE_BACK: i32 = 75;
 
-/// What the log says about the end: the names of the events from the signal on.
+/// What the log says about the end: the names of those events, from the signal on, that are about the stop or about
+/// what is decided. Anything else (a call that is cut off, an endpoint that fails) may come at any time among them.
 pub(super) fn told(ended: &Ended) -> Vec<String> {
+    const ABOUT_THE_END: [&str; 5] = ["stopping", "drain_started", "decided", "drain_finished", "gave_back"];
     let lines = ended.stderr.all();
     let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events
-        .filter(|line| line["level"] != "debug")
         .filter_map(|line| Some(line["event"].as_str()?.to_owned()))
         .skip_while(|event| event != "stopping")
+        .filter(|event| ABOUT_THE_END.contains(&event.as_str()))
         .collect()
 }
 
@@ -109,9 +111,7 @@ pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_
     let ended = worker.stop_by("TERM").await?;
 
     assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
-    // While the connections are being closed, the call may still end: then its step says that it was interrupted.
-    let told: Vec<String> = told(&ended).into_iter().filter(|event| event != "interrupted").collect();
-    assert_eq!(told, ["stopping", "drain_started", "gave_back"]);
+    assert_eq!(told(&ended), ["stopping", "drain_started", "gave_back"]);
     assert_eq!(ended.stderr.event("gave_back").await?["letters_len"], 1);
     let lane = format!("{}.intents.transaction_cancel", stage.topology().prefix());
     assert_eq!(back_in(&stage, &lane).await?, wish.intent, "the letter is back in its lane");
@@ -170,8 +170,7 @@ pub(crate) async fn a_connection_lost_while_stopping_is_told_as_letters_given_ba
 
     let ended = worker.ended().await?;
     assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
-    let told = told(&ended);
-    assert_eq!(told.last().map(String::as_str), Some("gave_back"), "{told:?}");
+    assert_eq!(told(&ended), ["stopping", "drain_started", "gave_back"]);
     Ok(())
 }
 
@@ -181,7 +180,9 @@ pub(crate) async fn twenty_restarts_under_a_backlog_leave_no_letter_a_suspect(t:
     const BACKLOG: usize = 400;
     /// Enough of each life is over when it has done so much.
     const DONE_IN_A_LIFE: usize = 40;
-    let stage = Stage::new(&t, "").await?;
+    // What is given back does not return while the test lasts. A quorum queue that gets a message in the very moment in
+    // which its consumer is cancelled may set it aside for that consumer and never send it; it comes redelivered.
+    let stage = Stage::new(&t, "retry.delays = ['5m']").await?;
     // Letters that are decided without a call: nothing slows them down.
     let unknown = |_: usize| {
         let mut intent =
