@@ -26,14 +26,15 @@ use crate::domain::decide::{
     DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up, wait_locked_out,
     wait_untried,
 };
+use crate::domain::doubt::{doubted_unread, in_doubt, resumed};
 use crate::domain::evidence::{Findings, weigh};
 use crate::domain::fault::Fault;
 use crate::domain::history::{Doubt, History, Item, Phase};
 use crate::domain::intent::{CancelIntent, IntentId, Kind, MerchantName};
-use crate::domain::isolation::{Room, Suspicion, Trace, survived, suspect};
+use crate::domain::isolation::{Room, Suspicion, Trace, suspect};
 use crate::domain::lateness::{Arrived, LatenessLimits, News, Seen, WayBack};
 use crate::domain::outcome::{RejectedReason, Subject, UnresolvedReason};
-use crate::domain::plan::{Plan, Planned, doubted_unread, doubted_when_read, in_doubt, inquiry_after, plan};
+use crate::domain::plan::{Plan, Planned, inquiry_after, plan};
 use crate::domain::policy::Policy;
 use crate::domain::reply::{InquiryReply, Reply};
 use crate::domain::retry::{Tier, elapsed, later};
@@ -480,7 +481,6 @@ impl Worker {
         of: &StepLog<'_>,
     ) -> Result<Decision, Hindrance> {
         let mut entered = self.admission.enter(intent).await?;
-        let history = &survived(history);
         let attempt = history.attempts.saturating_add(1);
         let path = call_path(intent.kind());
         let span = spans::call(of.kind, self.gateway.host(intent.kind().api()), path, attempt);
@@ -521,7 +521,6 @@ impl Worker {
         of: &StepLog<'_>,
     ) -> Result<Decision, Hindrance> {
         let _place = self.admission.look(intent, &inquiry).await?;
-        let history = &survived(history);
         let asked_at = self.clock.now();
         let (findings, fault) = self.look(intent, &inquiry, history.asked.saturating_add(1), of).await;
         let history = &history.looked(findings.looked(fault));
@@ -576,7 +575,7 @@ impl Worker {
             // have been made.
             Source::Returns(_) | Source::Isolation => {
                 let history = carried(letter, items_len, now).unwrap_or_else(|| in_doubt(&fresh, now, now));
-                doubted_when_read(intent, &history, &self.policy)
+                resumed(intent, &history, &self.policy, now)
             }
         };
         match self.ordered.called_at(intent.id) {

@@ -136,7 +136,7 @@ pub fn decide_verdict(
     last: LastReply,
     moment: Moment<'_>,
 ) -> Decision {
-    let mut history = history.clone();
+    let mut history = survived(history);
     match verdict {
         // Nothing reached the gateway, or nothing but its lock-out: no attempt is burned.
         Verdict::NeverSent => {
@@ -218,7 +218,7 @@ pub fn decide_findings(
     asked_at: Timestamp,
     moment: Moment<'_>,
 ) -> Decision {
-    let mut history = history.clone();
+    let mut history = survived(history);
     history.asked = history.asked.saturating_add(1);
     let evidence = match findings {
         Findings::Payment(evidence) => evidence,
@@ -236,6 +236,12 @@ pub fn decide_findings(
         Kind::ApmProvisionCancel => apm(evidence.shown),
     };
     follow(intent, history, meaning, evidence, asked, moment)
+}
+
+/// The history of a letter whose step has spoken to the gateway, and took no process down. A mere wait is no such proof: its
+/// letter keeps its strikes, and is handled alone when it comes back.
+fn survived(history: &History) -> History {
+    History { strikes: 0, ..history.clone() }
 }
 
 /// The word for the row of the evidence table that a look was read by.

@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::codes::Codes;
 use super::decide::{Decision, Moment, Then};
+use super::doubt::resumed;
 use super::history::{Doubt, History, Item, Phase};
 use super::intent::{BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target};
+use super::isolation::{Room, Suspicion, Trace, suspect};
 use super::outcome::{Outcome, Status, Subject};
 use super::policy::Policy;
 use super::retry::{Jitter, Tier, Tiers};
@@ -102,6 +104,20 @@ pub(super) fn about(target: Target) -> CancelIntent {
 /// A letter that nothing was done to, first seen at noon.
 pub(super) fn fresh(intent: &CancelIntent) -> History {
     History::fresh(at(0), intent.items().len())
+}
+
+/// What a letter of a lane is when its step begins after it was handed out again: a suspect is isolated before its body is
+/// read, and resumed from there.
+pub(super) fn redelivered(
+    intent: &CancelIntent,
+    history: &History,
+    policy: &Policy,
+    now: Timestamp,
+) -> History {
+    match suspect(intent.kind(), history, Room::Among, Trace::Suspect, policy, now) {
+        Suspicion::Isolate(isolated) => History { strikes: 0, ..resumed(intent, &isolated, policy, now) },
+        Suspicion::Clear | Suspicion::Poison(_) => panic!("a first suspicion isolates"),
+    }
 }
 
 /// The items that the header's characters stand for.

@@ -6,9 +6,9 @@
 
 use jiff::Timestamp;
 
+use super::doubt::doubted_unread;
 use super::history::History;
 use super::intent::Kind;
-use super::plan::doubted_unread;
 use super::policy::Policy;
 
 /// So many deaths in a row with one letter in hand are enough.
@@ -72,12 +72,6 @@ pub fn suspect(
     }
 }
 
-/// The history of a letter that has been at the gateway and took nobody down. A mere wait is no such proof: its
-/// letter keeps its strikes, and is handled alone when it comes back.
-pub fn survived(history: &History) -> History {
-    History { strikes: 0, ..history.clone() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,11 +129,5 @@ mod tests {
         let again = check(2, Room::Among, Trace::Suspect);
         assert!(matches!(again, Suspicion::Isolate(_)));
         assert_eq!(strikes(again), 2);
-    }
-
-    #[test]
-    fn who_has_been_at_the_gateway_and_lives_is_no_suspect_any_more() {
-        let history = History { strikes: 2, ..History::fresh(at(0), 0) };
-        assert_eq!(survived(&history), History::fresh(at(0), 0));
     }
 }

@@ -9,13 +9,15 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::classify::{Facts, Verdict};
-use super::decide::{Decision, Moment, Then, decide_findings, decide_verdict};
+use super::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
+use super::doubt::resumed;
 use super::evidence::{Evidence, Findings, Shown};
 use super::fixtures::{DAY, MIDNIGHT, at, batch, fresh, intent, policy, same_day_policy, summary};
 use super::history::{Doubt, History, Item, LastReply, Phase};
 use super::intent::{CancelIntent, Kind};
-use super::outcome::{Learnt, RejectedReason, Status, StatusName, Subject};
-use super::plan::{Plan, plan, redelivered};
+use super::isolation::{Room, Suspicion, Trace, suspect};
+use super::outcome::{Learnt, RejectedReason, Status, StatusName, Subject, UnresolvedReason};
+use super::plan::{Plan, plan};
 use super::policy::Policy;
 use super::reply::RetryAfter;
 use super::retry::{Jitter, later};
@@ -125,6 +127,8 @@ struct Life {
     intent: CancelIntent,
     policy: Policy,
     history: History,
+    /// Where the letter lies.
+    room: Room,
     now: Timestamp,
     begun: Timestamp,
     ghosts: Vec<Ghost>,
@@ -160,6 +164,7 @@ impl Life {
             intent,
             policy,
             history,
+            room: Room::Among,
             now: begins,
             begun: begins,
             ghosts,
@@ -199,9 +204,11 @@ impl Life {
     /// One delivery. `true` when the life has ended.
     fn step(&mut self, world: &World, chance: &mut Chance) -> Result<bool, TestCaseError> {
         let before = self.history.clone();
-        if self.redeliveries < REDELIVERIES_MAX && chance.below(100) < world.redelivered_percent {
-            self.redeliver();
+        if let Some(poison) = self.arrive(world, chance) {
+            self.judge(&before, &poison)?;
+            return Ok(true);
         }
+        self.history = resumed(&self.intent, &self.history, &self.policy, self.now);
         // Now and then the broker brings it back too early.
         if let Some(due) = self.history.due.filter(|_| chance.below(20) == 0) {
             let early = due - SignedDuration::from_millis(1);
@@ -225,6 +232,7 @@ impl Life {
         match decision.then {
             Then::Done | Then::DeadLetter(_) => Ok(true),
             Then::Wait(_) => {
+                self.room = Room::Among;
                 let due = self.history.due.expect("judged to be due at some time");
                 // The queues are never early, and sometimes late.
                 self.now = later(due.max(self.now), Duration::from_millis(chance.below(3) * 400));
@@ -233,12 +241,39 @@ impl Life {
         }
     }
 
-    fn redeliver(&mut self) {
+    /// The letter is handed out, perhaps again and again, until its step begins or it is dead as poison.
+    fn arrive(&mut self, world: &World, chance: &mut Chance) -> Option<Decision> {
+        loop {
+            let is_again =
+                self.redeliveries < REDELIVERIES_MAX && chance.below(100) < world.redelivered_percent;
+            let trace = if is_again { Trace::Suspect } else { Trace::None };
+            if is_again {
+                self.note_redelivery();
+            }
+            let kind = self.intent.kind();
+            match suspect(kind, &self.history, self.room, trace, &self.policy, self.now) {
+                Suspicion::Clear => return None,
+                Suspicion::Isolate(history) => {
+                    self.room = Room::Alone;
+                    self.history = *history;
+                }
+                Suspicion::Poison(history) => {
+                    let history = resumed(&self.intent, &history, &self.policy, self.now);
+                    let dead = DeadReason::Unresolved(UnresolvedReason::Poison);
+                    return Some(give_up(&self.intent, &history, dead));
+                }
+            }
+        }
+    }
+
+    fn note_redelivery(&mut self) {
         self.log.push(format!("{} redelivered", self.now));
         self.redeliveries += 1;
+        // Among its neighbours a letter with strikes is moved, and nothing else.
+        let is_only_moved = self.room == Room::Among && self.history.strikes > 0;
         let may_have_called = self.history.phase == Phase::Call
             || self.intent.kind() == Kind::ApmProvisionCancel && self.history.doubt == Doubt::MayHaveHappened;
-        if may_have_called {
+        if may_have_called && !is_only_moved {
             let ended = later(self.now, self.policy.call_timeout);
             // What was requested after its day is called by no copy.
             let in_time = |index: usize| match self.intent.items().get(index) {
@@ -252,7 +287,6 @@ impl Life {
                 self.ghosts[subject].called = true;
             }
         }
-        self.history = redelivered(&self.intent, &self.history, &self.policy, self.now);
     }
 
     fn call(

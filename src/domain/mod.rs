@@ -10,6 +10,7 @@ pub mod codes;
 pub mod condition;
 pub mod decide;
 pub mod digits;
+pub mod doubt;
 pub mod evidence;
 pub mod fault;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::decide::{
     DeadReason, Decision, Moment, Waiting, give_up, refuse_by_rule, refuse_items_by_rule, spent, unresolved,
     wait_until,
 };
-use super::history::{Doubt, History, Item, Phase, Why};
+use super::history::{Doubt, History, Phase, Why};
 use super::intent::{CancelIntent, Kind, Target};
 use super::outcome::{GivenUpReason, RejectedReason, UnresolvedReason};
 use super::policy::Policy;
@@ -28,110 +28,6 @@ pub enum Plan {
     Inquire(Inquiry),
     /// Neither: a wait, a refusal by a rule of ours, or the end of a budget.
     Decide(Box<Decision>),
-}
-
-/// What a letter's history is when the broker says that it handed the letter out before: a call may have been
-/// made of which we know nothing.
-pub fn redelivered(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> History {
-    doubted_when_read(intent, &doubted_unread(intent.kind(), history, policy, now), policy)
-}
-
-/// The first half of [`redelivered`], for a letter whose body nobody has read yet: the doubt is marked. A call that
-/// nobody has recorded is not counted before the body is read.
-pub fn doubted_unread(kind: Kind, history: &History, policy: &Policy, now: Timestamp) -> History {
-    let may_have_called = match (history.phase, kind) {
-        // Of a batch that nobody has read, the payments are not known.
-        (Phase::Call, Kind::BatchCancel) => history.items.is_empty() || history.to_call().next().is_some(),
-        (
-            Phase::Call,
-            Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::ApmProvisionCancel,
-        ) => true,
-        // A provision in doubt is called in this phase.
-        (Phase::Settle, Kind::ApmProvisionCancel) => history.doubt == Doubt::MayHaveHappened,
-        (
-            Phase::Settle,
-            Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::BatchCancel,
-        ) => false,
-    };
-    if !may_have_called {
-        return history.clone();
-    }
-    let doubted = in_doubt(history, later(now, policy.call_timeout), now);
-    let recorded = history.attempts > 0;
-    History { attempts: if recorded { doubted.attempts } else { 0 }, ..doubted }
-}
-
-/// The second half of [`redelivered`], once the body is read: what a rule of ours keeps every copy from calling is in
-/// no doubt, for then the copy before this one may have told it as rejected, without a look.
-pub fn doubted_when_read(intent: &CancelIntent, history: &History, policy: &Policy) -> History {
-    let marked_unread = history.phase == Phase::Settle
-        && history.doubt == Doubt::MayHaveHappened
-        && history.attempts == 0
-        && history.replays == 0;
-    if !marked_unread {
-        return history.clone();
-    }
-    let untouched = |items: Vec<Item>| History {
-        phase: Phase::Call,
-        doubt: Doubt::None,
-        called_at: None,
-        settling_since: None,
-        items,
-        ..history.clone()
-    };
-    if intent.kind() != Kind::BatchCancel {
-        return if same_day::is_over_for(intent, policy, intent.requested_at) {
-            untouched(Vec::new())
-        } else {
-            History { attempts: 1, ..history.clone() }
-        };
-    }
-    let items: Vec<Item> = history
-        .items
-        .iter()
-        .zip(intent.items())
-        .map(|(item, payment)| match item {
-            Item::Doubt
-                if same_day::is_over(Kind::BatchCancel, payment.date, policy, intent.requested_at) =>
-            {
-                Item::ToCall
-            }
-            Item::ToCall
-            | Item::Doubt
-            | Item::Ordered
-            | Item::Named
-            | Item::Cancelled
-            | Item::Rejected
-            | Item::GivenUp
-            | Item::Unresolved => *item,
-        })
-        .collect();
-    if items.contains(&Item::Doubt) {
-        History { attempts: 1, items, ..history.clone() }
-    } else {
-        untouched(items)
-    }
-}
-
-/// The history of a letter whose call may have been made and was not answered; it ended at `called_at`.
-pub fn in_doubt(history: &History, called_at: Timestamp, now: Timestamp) -> History {
-    let mut history = history.clone();
-    for item in &mut history.items {
-        if *item == Item::ToCall {
-            *item = Item::Doubt;
-        }
-    }
-    if history.phase == Phase::Call || history.settling_since.is_none() {
-        history.settling_since = Some(now);
-        history.asked = 0;
-    }
-    history.phase = Phase::Settle;
-    history.doubt = Doubt::MayHaveHappened;
-    history.attempts = history.attempts.saturating_add(1);
-    history.called_at = Some(called_at);
-    history.why = None;
-    history.due = None;
-    history
 }
 
 /// A letter's next step, and the history that it is taken with.

@@ -11,13 +11,15 @@ use std::time::Duration;
 use cancel_worker::domain::classify::{classify, codes_of};
 use cancel_worker::domain::codes::Codes;
 use cancel_worker::domain::decide::{Decision, Moment, Then, decide_findings, decide_verdict};
+use cancel_worker::domain::doubt::resumed;
 use cancel_worker::domain::evidence::weigh;
 use cancel_worker::domain::history::History;
 use cancel_worker::domain::intent::{
     BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target,
 };
+use cancel_worker::domain::isolation::{Room, Suspicion, Trace, suspect};
 use cancel_worker::domain::outcome::{RejectedReason, Status, StatusName, Subject, UnresolvedReason};
-use cancel_worker::domain::plan::{Plan, plan, redelivered};
+use cancel_worker::domain::plan::{Plan, plan};
 use cancel_worker::domain::policy::Policy;
 use cancel_worker::domain::retry::{Jitter, Tier, Tiers, later};
 use cancel_worker::domain::step::Order;
@@ -266,9 +268,17 @@ impl<'a> Story<'a> {
         let now = copy.arrives;
         let as_delivered = copy.history.clone();
         if copy.redelivered {
-            copy.history = redelivered(&self.intent, &copy.history, &self.policy, now);
+            let kind = self.intent.kind();
+            match suspect(kind, &copy.history, Room::Among, Trace::Suspect, &self.policy, now) {
+                Suspicion::Isolate(history) => copy.history = *history,
+                // A process dies once, and only the third death is one too many.
+                Suspicion::Clear | Suspicion::Poison(_) => {
+                    self.lies.push("a suspect was not isolated".to_owned())
+                }
+            }
             self.note(|| format!("{now} #{} is redelivered", copy.name));
         }
+        copy.history = resumed(&self.intent, &copy.history, &self.policy, now);
         // Only the first copy's process dies, and once.
         let crash = if copy.name == 0 { self.case.crash } else { Crash::Never };
         let name = copy.name;

@@ -41,6 +41,21 @@ fn check_verdict(kind: Kind, history: &History, verdict: Verdict, expected: &str
     decision
 }
 
+#[test]
+fn a_letter_whose_step_has_spoken_to_the_gateway_is_no_suspect_any_more() {
+    let intent = intent(Kind::TransactionCancel);
+    let history = History { strikes: 2, ..fresh(&intent) };
+    assert_eq!(after(&intent, &history, Verdict::NeverSent, 60).history.strikes, 0);
+    assert_eq!(seeing(&intent, &history, Shown::Unanswered, 60).history.strikes, 0);
+    let policy = policy();
+    let moment = moment(&policy, at(60));
+    assert_eq!(
+        wait_untried(&history, at(61), Waiting::NoRoom, moment).history.strikes,
+        2,
+        "a wait proves nothing"
+    );
+}
+
 mod a_first_call {
     use super::*;
 

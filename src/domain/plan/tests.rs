@@ -4,11 +4,12 @@ use jiff::civil::{Date, date};
 
 use super::*;
 use crate::domain::decide::Then;
+use crate::domain::doubt::resumed;
 use crate::domain::fixtures::{
-    DAY, MIDNIGHT, OURS, about, at, batch, called, code, fresh, intent, items, policy, same_day_policy,
-    settling, summary,
+    DAY, MIDNIGHT, OURS, about, at, batch, called, code, fresh, intent, items, policy, redelivered,
+    same_day_policy, settling, summary,
 };
-use crate::domain::history::LastReply;
+use crate::domain::history::{Item, LastReply};
 use crate::domain::intent::MerchantName;
 use crate::domain::outcome::RejectedReason;
 
@@ -619,5 +620,5 @@ fn a_letter_replayed_in_doubt_stays_in_doubt_whatever_its_day() {
         replays: 1,
         ..History::fresh(at(0), 0)
     };
-    assert_eq!(doubted_when_read(&late, &before, &same_day_policy()), before);
+    assert_eq!(resumed(&late, &before, &same_day_policy(), at(0)), before);
 }
