@@ -297,13 +297,7 @@ impl Life {
         jitter: Jitter,
     ) -> Result<Decision, TestCaseError> {
         prop_assert_eq!(order.kind(), self.intent.kind());
-        let called: Vec<usize> = match order {
-            Order::BatchCancel { payments } => payments.iter().map(|(index, ..)| *index).collect(),
-            Order::AsyncCancel { .. }
-            | Order::SyncCancelRollback { .. }
-            | Order::TransactionCancel { .. }
-            | Order::ApmProvisionCancel { .. } => Vec::new(),
-        };
+        let called = order.indices();
         let subjects = self.subjects(&called);
         prop_assert!(!subjects.is_empty(), "an empty call");
         for subject in &subjects {

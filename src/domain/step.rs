@@ -49,6 +49,17 @@ pub enum Order {
 }
 
 impl Order {
+    /// The payments of the intent that a batch's order names, by their indices; of any other order there are none.
+    pub fn indices(&self) -> Vec<usize> {
+        match self {
+            Order::BatchCancel { payments } => payments.iter().map(|(index, ..)| *index).collect(),
+            Order::AsyncCancel { .. }
+            | Order::SyncCancelRollback { .. }
+            | Order::TransactionCancel { .. }
+            | Order::ApmProvisionCancel { .. } => Vec::new(),
+        }
+    }
+
     /// The kind whose order it is.
     pub fn kind(&self) -> Kind {
         match self {

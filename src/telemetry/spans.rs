@@ -5,6 +5,7 @@
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
+use super::events::IntentRef;
 use crate::wire::envelope::{Redelivered, Source};
 
 /// One delivery, from the broker's hand back into it. `destination` is what the semantic conventions want:
@@ -43,10 +44,10 @@ pub(super) fn source_name(source: Source) -> &'static str {
 }
 
 /// Says whose delivery it is, once it is known.
-pub fn identify(delivery: &Span, intent_id: &str, kind: &str, merchant: &str) {
-    delivery.record("cancel.intent_id", intent_id);
-    delivery.record("cancel.kind", kind);
-    delivery.record("cancel.merchant", merchant);
+pub fn identify(delivery: &Span, intent: &IntentRef<'_>) {
+    delivery.record("cancel.intent_id", intent.intent_id);
+    delivery.record("cancel.kind", intent.kind);
+    delivery.record("cancel.merchant", intent.merchant);
 }
 
 /// The letter becomes an intent and its history.

@@ -548,7 +548,7 @@ fn the_configuration_says_from_which_level_on_lines_are_written() {
 fn calls_carry_the_attributes_of_the_conventions() {
     let seen = seen("info", || {
         let delivery = delivery();
-        spans::identify(&delivery, "i-1", "async_cancel", "default");
+        spans::identify(&delivery, &IntentRef::intent("i-1", "async_cancel", "default"));
         delivery.in_scope(|| {
             spans::answered(&spans::call("async_cancel", "host", "/api/x", 2), 503);
             spans::unanswered(&spans::call("async_cancel", "host", "/api/y", 1), "timeout");

@@ -29,6 +29,20 @@ pub struct Received {
     pub reference: Option<String>,
 }
 
+impl Received {
+    /// What of it people see at the dead letters.
+    pub fn known(&self) -> PartialIntent {
+        let Received { intent, reference } = self;
+        PartialIntent {
+            id: Some(intent.id),
+            kind: Some(intent.kind()),
+            merchant: Some(intent.merchant.clone()),
+            requested_at: Some(intent.requested_at),
+            reference: reference.clone(),
+        }
+    }
+}
+
 /// A letter that could not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Malformed {

@@ -22,7 +22,6 @@ use cancel_worker::domain::outcome::{RejectedReason, Status, StatusName, Subject
 use cancel_worker::domain::plan::{Plan, plan};
 use cancel_worker::domain::policy::Policy;
 use cancel_worker::domain::retry::{Jitter, Tier, Tiers, later};
-use cancel_worker::domain::step::Order;
 use jiff::civil::date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -295,10 +294,8 @@ impl<'a> Story<'a> {
         let (decision, ended) = match planned.plan {
             Plan::Decide(decision) => (*decision, now),
             Plan::Call(call) => {
-                let called: Vec<usize> = match &call.order {
-                    Order::BatchCancel { payments } => payments.iter().map(|(index, ..)| *index).collect(),
-                    _of_one_payment => vec![0],
-                };
+                let named = call.order.indices();
+                let called = if self.intent.kind() == Kind::BatchCancel { named.clone() } else { vec![0] };
                 if let Some(known) = called.iter().find(|index| copy.knows.contains(index)) {
                     self.lies.push(format!("payment {known} was called after its effect was known"));
                 }
@@ -313,9 +310,8 @@ impl<'a> Story<'a> {
                 }
                 let verdict = classify(&call.order, &reply, &self.policy.codes);
                 let last = codes_of(&reply);
-                let called = if self.intent.kind() == Kind::BatchCancel { called } else { Vec::new() };
                 let moment = Moment { policy: &self.policy, now: ended, jitter };
-                (decide_verdict(&self.intent, &copy.history, &called, verdict, last, moment), ended)
+                (decide_verdict(&self.intent, &copy.history, &named, verdict, last, moment), ended)
             }
             Plan::Inquire(inquiry) => {
                 let reply = self.gateway.look(&inquiry.question, now);
