@@ -101,7 +101,11 @@ mod tests {
         // Whatever the machine's name servers are like: this question is never answered.
         let resolver = Resolver::new(Duration::from_millis(10));
         let silent = futures_util::future::pending().boxed().shared();
-        resolver.running.lock().expect("nobody panics with it").insert("nonexistent.invalid".to_owned(), silent);
+        resolver
+            .running
+            .lock()
+            .expect("nobody panics with it")
+            .insert("nonexistent.invalid".to_owned(), silent);
         let client = reqwest::Client::builder()
             .dns_resolver(resolver)
             .connect_timeout(Duration::from_secs(20))
