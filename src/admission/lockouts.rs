@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::classify::Verdict;
+use crate::domain::classify::{LockOutScope, Verdict};
 use crate::domain::history::LastReply;
 use crate::domain::intent::{Api, Kind, MerchantName};
 use crate::domain::lockout::{LockOut, LockOutChange, LockOutPass, LockOutSignal};
@@ -87,8 +87,16 @@ impl LockOuts {
         moment: (Timestamp, &Tiers, Jitter),
     ) -> LockOutChange {
         let (now, tiers, jitter) = moment;
+        let [api, endpoint] = scopes(kind, merchant);
         let heard = match verdict {
-            Verdict::LockedOut => LockOutSignal::LockedOut(last.clone()),
+            Verdict::LockedOut(scope) => {
+                let scope = match scope {
+                    LockOutScope::Api => api,
+                    LockOutScope::Endpoint => endpoint,
+                };
+                let heard = LockOutSignal::LockedOut(last.clone());
+                return self.0.entry(scope).or_default().hear(heard, now, tiers, jitter);
+            }
             Verdict::NeverSent => LockOutSignal::Nothing,
             Verdict::Done(_)
             | Verdict::Ordered(_)
@@ -102,15 +110,6 @@ impl LockOuts {
                 None => LockOutSignal::Nothing,
             },
         };
-        let [api, endpoint] = scopes(kind, merchant);
-        if let LockOutSignal::LockedOut(_) = heard {
-            // A wrong address is one endpoint's; everything else speaks of our keys.
-            let is_address = last.client_message.is_none()
-                && last.error_code.is_none()
-                && last.http_status.is_some_and(|status| matches!(status, 404 | 405 | 410 | 300..=399));
-            let scope = if is_address { endpoint } else { api };
-            return self.0.entry(scope).or_default().hear(heard, now, tiers, jitter);
-        }
         let mut changed = LockOutChange::None;
         for scope in [api, endpoint] {
             if let Some(lockout) = self.0.get_mut(&scope)
@@ -133,12 +132,12 @@ mod tests {
         MerchantName::parse(name).expect("a name")
     }
 
-    fn locked(lockouts: &mut LockOuts, kind: Kind, http_status: u16) {
+    fn locked(lockouts: &mut LockOuts, kind: Kind, scope: LockOutScope) {
         let tier = Tier { length: Duration::from_secs(1), name: "1s".to_owned() };
         let tiers = Tiers::try_new(vec![tier]).expect("tiers");
-        let last = LastReply { http_status: Some(http_status), ..LastReply::default() };
+        let last = LastReply::default();
         let moment = (Timestamp::UNIX_EPOCH, &tiers, Jitter::new(0.0));
-        let change = lockouts.hear(kind, &merchant("one"), &Verdict::LockedOut, &last, moment);
+        let change = lockouts.hear(kind, &merchant("one"), &Verdict::LockedOut(scope), &last, moment);
         assert_eq!(change, LockOutChange::Shut);
     }
 
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn keys_that_are_not_accepted_shut_the_whole_api_for_their_merchant_and_for_no_other() {
         let mut lockouts = LockOuts::default();
-        locked(&mut lockouts, Kind::AsyncCancel, 401);
+        locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Api);
         assert!(waits(&mut lockouts, Kind::AsyncCancel, "one"));
         assert!(waits(&mut lockouts, Kind::SyncCancelRollback, "one"));
         assert!(!waits(&mut lockouts, Kind::AsyncCancel, "two"));
@@ -164,7 +163,7 @@ mod tests {
         let next = |lockouts: &LockOuts, kind, merchants: &[MerchantName]| {
             lockouts.next_probe(kind, merchants.iter(), Timestamp::UNIX_EPOCH)
         };
-        locked(&mut lockouts, Kind::AsyncCancel, 401);
+        locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Api);
         assert_eq!(next(&lockouts, Kind::AsyncCancel, &merchants), None);
         assert_eq!(next(&lockouts, Kind::SyncCancelRollback, &merchants[..1]), Some(Duration::from_secs(1)));
         assert_eq!(next(&lockouts, Kind::TransactionCancel, &merchants[..1]), None);
@@ -174,7 +173,7 @@ mod tests {
     #[test]
     fn a_wrong_address_shuts_one_endpoint() {
         let mut lockouts = LockOuts::default();
-        locked(&mut lockouts, Kind::AsyncCancel, 404);
+        locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Endpoint);
         assert!(waits(&mut lockouts, Kind::AsyncCancel, "one"));
         assert!(!waits(&mut lockouts, Kind::SyncCancelRollback, "one"));
     }

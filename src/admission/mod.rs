@@ -319,7 +319,7 @@ impl Admitted<'_> {
             | Verdict::RefusedByState(_)
             | Verdict::NeverSent
             | Verdict::InDoubt
-            | Verdict::LockedOut
+            | Verdict::LockedOut(_)
             | Verdict::NotConfigured => None,
         };
         let is_paused = known.breakers.next_probe(kind, uptime).is_some();

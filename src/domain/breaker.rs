@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::classify::Verdict;
+use super::http_status::HttpStatus;
 use super::intent::{IntentId, MerchantName};
 use super::reply::{NeverSent, Reply};
 use super::retry::Jitter;
@@ -52,9 +53,9 @@ impl EndpointSignal {
             }
             Reply::Answered(answer) => answer,
         };
-        let is_strained = matches!(answer.http_status, 408 | 425 | 429 | 500..=599);
+        let is_strained = HttpStatus::of(answer.http_status).is_strained();
         match verdict {
-            Verdict::LockedOut => EndpointSignal::LockedOut,
+            Verdict::LockedOut(_) => EndpointSignal::LockedOut,
             // It waits with its merchant.
             Verdict::Busy(Some(_)) => EndpointSignal::Nothing,
             Verdict::Busy(None) | Verdict::InDoubt if is_strained => EndpointSignal::Failed,
@@ -256,6 +257,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::classify::LockOutScope;
     use crate::domain::fault::Fault;
     use crate::domain::outcome::RejectedReason;
     use crate::domain::reply::{Answer, Envelope, RetryAfter};
@@ -333,7 +335,7 @@ mod tests {
         assert_eq!(answered(500, Verdict::InDoubt), EndpointSignal::Failed);
         assert_eq!(answered(429, Verdict::Busy(None)), EndpointSignal::Failed);
         assert_eq!(answered(503, Verdict::Busy(Some(later))), EndpointSignal::Nothing);
-        assert_eq!(answered(401, Verdict::LockedOut), EndpointSignal::LockedOut);
+        assert_eq!(answered(401, Verdict::LockedOut(LockOutScope::Api)), EndpointSignal::LockedOut);
         assert_eq!(answered(500, Verdict::Refused(RejectedReason::InvalidRequest)), EndpointSignal::Answered);
         assert_eq!(answered(200, Verdict::InDoubt), EndpointSignal::Answered);
         assert_eq!(answered(200, Verdict::Busy(None)), EndpointSignal::Answered);

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::codes::{Class, Classified, CodeSource, Codes, ReplyCodes};
 use super::digits;
 use super::history::{Item, LastReply};
+use super::http_status::HttpStatus;
 use super::intent::{Code, Kind};
 use super::outcome::{Learnt, PaymentStatus, RejectedReason};
 use super::paywall::{PhysicalStatus, PhysicalType};
@@ -36,7 +37,7 @@ pub enum Verdict {
     /// It may have happened: ask.
     InDoubt,
     /// Our keys or our address are not accepted; it is not about this payment.
-    LockedOut,
+    LockedOut(LockOutScope),
     /// The gateway is not set up for this payment.
     NotConfigured,
 }
@@ -52,10 +53,19 @@ impl Verdict {
             Verdict::NeverSent => "never_sent",
             Verdict::Busy(_) => "busy",
             Verdict::InDoubt => "in_doubt",
-            Verdict::LockedOut => "locked_out",
+            Verdict::LockedOut(_) => "locked_out",
             Verdict::NotConfigured => "not_configured",
         }
     }
+}
+
+/// What a merchant is locked out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockOutScope {
+    /// All of an API: it does not accept the merchant's keys, or the address that we call from.
+    Api,
+    /// One endpoint of it: its URL is wrong.
+    Endpoint,
 }
 
 /// What a success reply tells beyond its success.
@@ -109,7 +119,9 @@ pub fn classify(order: &Order, reply: &Reply, codes: &Codes) -> Verdict {
     };
     match fits {
         Some(Reading::Success(verdict)) => verdict,
-        Some(Reading::Contradiction) if !decides_by_itself(answer.http_status) => Verdict::InDoubt,
+        Some(Reading::Contradiction) if !HttpStatus::of(answer.http_status).decides_alone() => {
+            Verdict::InDoubt
+        }
         Some(Reading::Contradiction) | Some(Reading::Failure) | None => {
             by_codes(kind, answer, &codes_of(reply), codes)
         }
@@ -133,7 +145,7 @@ pub fn rule_of(kind: Kind, reply: &Reply, verdict: &Verdict, last: &LastReply, c
         | Verdict::NeverSent
         | Verdict::Busy(_)
         | Verdict::InDoubt
-        | Verdict::LockedOut
+        | Verdict::LockedOut(_)
         | Verdict::NotConfigured => {}
     }
     match known_by(kind, answer.http_status, last, codes) {
@@ -154,14 +166,34 @@ pub fn was_locked_out(kind: Kind, last: &LastReply, codes: &Codes) -> bool {
         Some(known) => known.class == Class::LockedOut,
         None => {
             let has_envelope = last.error_code.is_some() || last.client_message.is_some();
-            matches!(http_status, 401 | 403) || (!has_envelope && is_wrong_address(http_status))
+            locks_out(http_status, has_envelope)
         }
     }
 }
 
+/// Whether a status whose codes are not known says that our keys or our address are not accepted.
+fn locks_out(http_status: u16, has_envelope: bool) -> bool {
+    match HttpStatus::of(http_status) {
+        HttpStatus::NotAuthorized => true,
+        HttpStatus::NotTheEndpoint => !has_envelope,
+        HttpStatus::Success
+        | HttpStatus::TryLater
+        | HttpStatus::Unavailable
+        | HttpStatus::ServerError
+        | HttpStatus::Other => false,
+    }
+}
+
+/// What such a reply locks out of. A wrong URL is one endpoint's; everything else speaks of our keys.
+fn locked_out(http_status: u16, last: &LastReply) -> Verdict {
+    let has_codes = last.error_code.is_some() || last.client_message.is_some();
+    let is_address = HttpStatus::of(http_status) == HttpStatus::NotTheEndpoint && !has_codes;
+    Verdict::LockedOut(if is_address { LockOutScope::Endpoint } else { LockOutScope::Api })
+}
+
 /// What the codes of a reply are known to mean. Under an HTTP status that decides by itself no other code speaks.
 fn known_by(kind: Kind, http_status: u16, last: &LastReply, codes: &Codes) -> Option<Classified> {
-    let by_itself = decides_by_itself(http_status);
+    let by_itself = HttpStatus::of(http_status).decides_alone();
     codes.class(
         kind.api(),
         kind,
@@ -173,25 +205,11 @@ fn known_by(kind: Kind, http_status: u16, last: &LastReply, codes: &Codes) -> Op
     )
 }
 
-/// HTTP statuses that mean the same whatever the envelope says.
-fn decides_by_itself(http_status: u16) -> bool {
-    matches!(http_status, 401 | 403 | 408 | 425 | 429)
-}
-
-/// HTTP statuses that, without an envelope, come from something that is not the gateway's endpoint.
-fn is_wrong_address(http_status: u16) -> bool {
-    matches!(http_status, 404 | 405 | 410 | 300..=399)
-}
-
 /// What the fields of an envelope say together, before any code is looked up.
 enum Reading {
     Success(Verdict),
     Failure,
     Contradiction,
-}
-
-fn is_2xx(answer: &Answer) -> bool {
-    (200..300).contains(&answer.http_status)
 }
 
 fn read_physical(order: &Order, answer: &Answer, envelope: &PhysicalEnvelope) -> Reading {
@@ -211,7 +229,7 @@ fn read_physical(order: &Order, answer: &Answer, envelope: &PhysicalEnvelope) ->
         (Some(true), Some(false) | None) => {
             let clean = envelope.error_code.is_none_or(|code| code == 0)
                 && envelope.client_message.is_none()
-                && is_2xx(answer);
+                && HttpStatus::is_success(answer.http_status);
             match &envelope.result {
                 Some(result) if clean && named == Some(ours) => read_physical_success(kind, result),
                 Some(_) | None => Reading::Contradiction,
@@ -253,7 +271,9 @@ fn read_payment(order: &Order, answer: &Answer, envelope: &PaymentEnvelope) -> R
         return Reading::Contradiction;
     }
     match (envelope.error_code, envelope.result) {
-        (Some(0), Some(true)) if is_2xx(answer) => read_payment_success(order, body),
+        (Some(0), Some(true)) if HttpStatus::is_success(answer.http_status) => {
+            read_payment_success(order, body)
+        }
         (Some(0), _) | (None, Some(true)) => Reading::Contradiction,
         (Some(_), Some(true)) => Reading::Contradiction,
         (Some(_), Some(false) | None) | (None, Some(false) | None) => Reading::Failure,
@@ -330,19 +350,25 @@ fn names_another(order: &Order, body: &PaymentBody) -> bool {
 /// What a reply that is no success means: by its codes, and where they are not known by its HTTP status.
 fn by_codes(kind: Kind, answer: &Answer, last: &LastReply, codes: &Codes) -> Verdict {
     if let Some(known) = known_by(kind, answer.http_status, last, codes) {
-        return by_class(kind, known, answer.retry_after);
+        return by_class(kind, known, answer, last);
     }
     let has_envelope = match answer.envelope {
         Envelope::Missing => false,
         Envelope::Physical(_) | Envelope::Payment(_) => true,
     };
-    match answer.http_status {
-        401 | 403 => Verdict::LockedOut,
-        408 | 425 | 429 => busy(answer.retry_after),
+    if locks_out(answer.http_status, has_envelope) {
+        return locked_out(answer.http_status, last);
+    }
+    match HttpStatus::of(answer.http_status) {
+        HttpStatus::TryLater => busy(answer.retry_after),
         // That it wants to be asked later is enough; when, it need not say so that we can read it.
-        503 if answer.retry_after.is_some() => busy(answer.retry_after),
-        status if is_wrong_address(status) && !has_envelope => Verdict::LockedOut,
-        _anything_else => Verdict::InDoubt,
+        HttpStatus::Unavailable if answer.retry_after.is_some() => busy(answer.retry_after),
+        HttpStatus::Success
+        | HttpStatus::NotAuthorized
+        | HttpStatus::NotTheEndpoint
+        | HttpStatus::Unavailable
+        | HttpStatus::ServerError
+        | HttpStatus::Other => Verdict::InDoubt,
     }
 }
 
@@ -351,7 +377,7 @@ fn busy(retry_after: Option<RetryAfter>) -> Verdict {
     Verdict::Busy(retry_after.filter(|wish| *wish != RetryAfter::Unreadable))
 }
 
-fn by_class(kind: Kind, known: Classified, retry_after: Option<RetryAfter>) -> Verdict {
+fn by_class(kind: Kind, known: Classified, answer: &Answer, last: &LastReply) -> Verdict {
     match (kind, known.class) {
         // Every refusal of a rollback may have been caused by an earlier copy's call. Why it was refused, the
         // page does not say by a code; so the reason is the one that a rule declares, or the page's first rule.
@@ -363,9 +389,9 @@ fn by_class(kind: Kind, known: Classified, retry_after: Option<RetryAfter>) -> V
         }
         (_, Class::Refused(reason)) => Verdict::Refused(reason),
         (_, Class::RefusedByState(reason)) => Verdict::RefusedByState(reason),
-        (_, Class::Busy) => busy(retry_after),
+        (_, Class::Busy) => busy(answer.retry_after),
         (_, Class::InDoubt) => Verdict::InDoubt,
-        (_, Class::LockedOut) => Verdict::LockedOut,
+        (_, Class::LockedOut) => locked_out(answer.http_status, last),
         (_, Class::NotConfigured) => Verdict::NotConfigured,
     }
 }

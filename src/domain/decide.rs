@@ -145,7 +145,7 @@ pub fn decide_verdict(
                 history.last = last;
             }
         }
-        Verdict::LockedOut => history.last = last,
+        Verdict::LockedOut(_) => history.last = last,
         Verdict::Done(_)
         | Verdict::Ordered(_)
         | Verdict::OrderedBatch(..)
@@ -194,7 +194,7 @@ pub fn decide_verdict(
             let wait = first_look(intent.kind(), moment.policy);
             wait_for(history, wait, Waiting::ToAsk, moment)
         }
-        Verdict::LockedOut => {
+        Verdict::LockedOut(_) => {
             let wait =
                 moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::LockedOut, moment)

@@ -3,6 +3,7 @@
 use super::codes::{Class, Codes, ReplyCodes};
 use super::fault::Fault;
 use super::history::Looked;
+use super::http_status::HttpStatus;
 use super::intent::Kind;
 use super::outcome::{Learnt, PaymentStatus, RejectedReason};
 use super::paywall::{ApmStatus, ApmType, PhysicalStatus, PhysicalType, VposStatus, VposType};
@@ -144,7 +145,7 @@ pub fn weigh(reply: &InquiryReply, kind: Kind, codes: &Codes) -> Findings {
 /// Whether a refused inquiry says, without a doubt, that there is no such payment.
 fn says_not_found(refusal: &ReadRefusal, kind: Kind, codes: &Codes) -> bool {
     // These decide by themselves, whatever the envelope says: they speak of our keys, or of load.
-    if matches!(refusal.http_status, 401 | 403 | 408 | 425 | 429) {
+    if HttpStatus::of(refusal.http_status).decides_alone() {
         return false;
     }
     let class = codes.class(

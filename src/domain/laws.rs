@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
-use super::classify::{Facts, Verdict};
+use super::classify::{Facts, LockOutScope, Verdict};
 use super::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
 use super::doubt::resumed;
 use super::evidence::{Evidence, Findings, Shown};
@@ -196,7 +196,7 @@ impl Life {
             Word::BusyWithWish => Verdict::Busy(Some(RetryAfter::Seconds(chance.below(5_000)))),
             Word::NeverSent => Verdict::NeverSent,
             Word::InDoubt => Verdict::InDoubt,
-            Word::LockedOut => Verdict::LockedOut,
+            Word::LockedOut => Verdict::LockedOut(LockOutScope::Api),
             Word::NotConfigured => Verdict::NotConfigured,
         }
     }
@@ -316,7 +316,7 @@ impl Life {
         self.log.push(format!("{} call {called:?}: {verdict:?}", self.now));
         self.now = later(self.now, Duration::from_millis(chance.below(30_000)));
         match &verdict {
-            Verdict::NeverSent | Verdict::LockedOut => {}
+            Verdict::NeverSent | Verdict::LockedOut(_) => {}
             Verdict::Done(_)
             | Verdict::Ordered(_)
             | Verdict::OrderedBatch(..)

@@ -16,6 +16,7 @@ pub mod fault;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod history;
+pub mod http_status;
 pub mod intent;
 pub mod isolation;
 pub mod lateness;

@@ -237,7 +237,7 @@ fn is_remembered(kind: Kind, verdict: &Verdict) -> bool {
         | Verdict::NeverSent
         | Verdict::Busy(_)
         | Verdict::InDoubt
-        | Verdict::LockedOut
+        | Verdict::LockedOut(_)
         | Verdict::NotConfigured => false,
     };
     is_ordered && kind != Kind::ApmProvisionCancel

@@ -297,7 +297,7 @@ mod a_physical_failure {
     #[test]
     fn of_our_keys_locks_out() {
         for kind in PHYSICAL {
-            check(kind, physical(physical_failure("System.AuthError")), LockedOut);
+            check(kind, physical(physical_failure("System.AuthError")), LockedOut(LockOutScope::Api));
         }
     }
 
@@ -615,9 +615,13 @@ mod the_http_status {
     #[test]
     fn that_decides_by_itself_decides_over_every_envelope() {
         for kind in Kind::ALL {
-            for (http_status, expected) in
-                [(401, LockedOut), (403, LockedOut), (408, Busy(None)), (425, Busy(None)), (429, Busy(None))]
-            {
+            for (http_status, expected) in [
+                (401, LockedOut(LockOutScope::Api)),
+                (403, LockedOut(LockOutScope::Api)),
+                (408, Busy(None)),
+                (425, Busy(None)),
+                (429, Busy(None)),
+            ] {
                 check(kind, answered(http_status, Envelope::Missing), expected.clone());
                 check(kind, known_refusal(kind, http_status), expected.clone());
                 check(kind, clean_success(kind, http_status), expected);
@@ -664,7 +668,7 @@ mod the_http_status {
     fn of_a_wrong_address_locks_out_when_there_is_no_envelope() {
         for http_status in [300, 301, 302, 307, 308, 399, 404, 405, 410] {
             for kind in Kind::ALL {
-                check(kind, answered(http_status, Envelope::Missing), LockedOut);
+                check(kind, answered(http_status, Envelope::Missing), LockedOut(LockOutScope::Endpoint));
                 let unknown = match kind.api() {
                     Api::Physical => Envelope::Physical(PhysicalEnvelope::default()),
                     Api::Private | Api::Payment => Envelope::Payment(failure(999)),
@@ -732,7 +736,7 @@ mod a_rule_of_the_operator {
             (Class::RefusedByState(NotSuitable), RefusedByState(NotSuitable)),
             (Class::Busy, Busy(None)),
             (Class::InDoubt, InDoubt),
-            (Class::LockedOut, LockedOut),
+            (Class::LockedOut, LockedOut(LockOutScope::Api)),
             (Class::NotConfigured, NotConfigured),
         ] {
             let codes = rule(Matcher::Code(400), class);
@@ -772,7 +776,7 @@ mod what_the_letter_remembers_of_a_reply {
 
     #[track_caller]
     fn check_obstacle(codes: &Codes, kind: Kind, reply: &Reply) {
-        let locked_out = classify(&order(kind), reply, codes) == LockedOut;
+        let locked_out = matches!(classify(&order(kind), reply, codes), LockedOut(_));
         assert_eq!(was_locked_out(kind, &codes_of(reply), codes), locked_out, "{kind} answered by {reply:?}");
     }
 
@@ -907,7 +911,7 @@ fn every_verdict_has_a_name_of_its_own_but_for_the_two_ways_to_order() {
         (Verdict::NeverSent, "never_sent"),
         (Busy(None), "busy"),
         (InDoubt, "in_doubt"),
-        (LockedOut, "locked_out"),
+        (LockedOut(LockOutScope::Api), "locked_out"),
         (NotConfigured, "not_configured"),
     ];
     for (verdict, name) in verdicts {

@@ -65,7 +65,7 @@ pub(super) fn decide_verdict(
                 moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::ToCallAgain, moment)
         }
-        Verdict::LockedOut => {
+        Verdict::LockedOut(_) => {
             let wait =
                 moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
             wait_for(history, wait, Waiting::LockedOut, moment)

@@ -1,6 +1,7 @@
 //! The right columns of `design.md` §3 and §4: what follows from a verdict or from evidence.
 
 use super::*;
+use crate::domain::classify::LockOutScope;
 use crate::domain::fixtures::{
     DAY, MIDNIGHT, about, at, batch, called, code, fresh, intent, items, moment, only, policy,
     same_day_policy, settling, summary,
@@ -121,7 +122,7 @@ mod a_first_call {
     #[test]
     fn that_was_locked_out_waits() {
         for kind in ALONE {
-            check(kind, Verdict::LockedOut, "call: locked_out in 30s");
+            check(kind, Verdict::LockedOut(LockOutScope::Api), "call: locked_out in 30s");
         }
     }
 
@@ -143,7 +144,7 @@ mod a_first_call {
             (Verdict::Busy(None), 1),
             (Verdict::InDoubt, 1),
             (Verdict::NotConfigured, 1),
-            (Verdict::LockedOut, 0),
+            (Verdict::LockedOut(LockOutScope::Api), 0),
             (Verdict::NeverSent, 0),
         ];
         for (verdict, attempts) in verdicts {
@@ -211,7 +212,7 @@ mod a_later_call {
             check_verdict(kind, &history, Verdict::NotConfigured, not_configured);
             // Neither of these burns an attempt.
             check_verdict(kind, &history, Verdict::NeverSent, "call: to_call_again in 30s");
-            check_verdict(kind, &history, Verdict::LockedOut, "call: locked_out in 30s");
+            check_verdict(kind, &history, Verdict::LockedOut(LockOutScope::Api), "call: locked_out in 30s");
         }
         for kind in ALONE {
             let history = tried(kind, 10);
@@ -235,7 +236,7 @@ mod a_later_call {
             let decision = after(&intent(Kind::TransactionCancel), &history, verdict, 60);
             assert_eq!(decision.history.why, None);
         }
-        for verdict in [Verdict::NeverSent, Verdict::LockedOut] {
+        for verdict in [Verdict::NeverSent, Verdict::LockedOut(LockOutScope::Api)] {
             let decision = after(&intent(Kind::TransactionCancel), &history, verdict, 60);
             assert_eq!(decision.history.why, Some(Why::NotConfigured));
         }
@@ -267,7 +268,12 @@ mod a_later_call {
             let decision = after(&intent(Kind::AsyncCancel), &history, verdict, age_max - 10);
             assert_eq!(decision.history.due, Some(at(age_max)));
         }
-        for verdict in [Verdict::NotConfigured, Verdict::Busy(None), Verdict::NeverSent, Verdict::LockedOut] {
+        for verdict in [
+            Verdict::NotConfigured,
+            Verdict::Busy(None),
+            Verdict::NeverSent,
+            Verdict::LockedOut(LockOutScope::Api),
+        ] {
             let decision = after(&intent(Kind::AsyncCancel), &history, verdict, age_max + 10);
             assert_eq!(decision.history.due, Some(at(age_max + 10)), "not before now");
         }
@@ -303,7 +309,7 @@ mod a_provision_in_doubt {
         check(1, Verdict::InDoubt, "settle in doubt: to_ask in 30s");
         check(2, Verdict::Busy(None), "settle in doubt: to_call_again in 2s");
         check(1, Verdict::NeverSent, "settle in doubt: to_call_again in 30s");
-        check(1, Verdict::LockedOut, "settle in doubt: locked_out in 30s");
+        check(1, Verdict::LockedOut(LockOutScope::Api), "settle in doubt: locked_out in 30s");
         check(1, Verdict::NotConfigured, "settle in doubt: not_configured in 300s");
     }
 
@@ -973,7 +979,7 @@ mod a_batch {
         fn and_surely_not_done_is_called_again() {
             check_call(&history("nn"), Verdict::Busy(None), "call: to_call_again in 1s [nn]");
             check_call(&history("nn"), Verdict::NeverSent, "call: to_call_again in 30s [nn]");
-            check_call(&history("nn"), Verdict::LockedOut, "call: locked_out in 30s [nn]");
+            check_call(&history("nn"), Verdict::LockedOut(LockOutScope::Api), "call: locked_out in 30s [nn]");
             check_call(&history("nn"), Verdict::NotConfigured, "call: not_configured in 300s [nn]");
         }
 

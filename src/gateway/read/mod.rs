@@ -10,6 +10,7 @@ mod tolerant;
 use std::borrow::Cow;
 
 use crate::domain::fault::Fault;
+use crate::domain::http_status::HttpStatus;
 use crate::domain::intent::Api;
 use crate::domain::reply::{Answer, Envelope, Read, ReadRefusal};
 use crate::web::failure::Failure;
@@ -38,7 +39,7 @@ pub(super) fn answer(api: Api, received: &Received) -> Reading<Answer> {
                 Api::Physical => physical::envelope(&text).map(Envelope::Physical),
                 Api::Private | Api::Payment => payment::envelope(&text).map(Envelope::Payment),
             };
-            envelope.ok_or_else(|| is_2xx(http_status).then_some(NO_ENVELOPE))
+            envelope.ok_or_else(|| HttpStatus::is_success(http_status).then_some(NO_ENVELOPE))
         }
         Err(failure) => Err(Some(*failure)),
     };
@@ -48,10 +49,6 @@ pub(super) fn answer(api: Api, received: &Received) -> Reading<Answer> {
     };
     let fault = failure.map(|failure| failure.fault);
     Reading { read: Answer { http_status, retry_after: received.retry_after, fault, envelope }, failure }
-}
-
-fn is_2xx(http_status: u16) -> bool {
-    (200..300).contains(&http_status)
 }
 
 /// The body as text. What is no UTF-8 (a word in a legacy code page, mostly in `Message`) makes that word unreadable and
@@ -84,7 +81,7 @@ fn found<T>(
     };
     let text = text_of(body);
     let read = match Fields::parse(&text).and_then(says) {
-        Ok(Says::Success(fields)) if is_2xx(http_status) => match payload(fields) {
+        Ok(Says::Success(fields)) if HttpStatus::is_success(http_status) => match payload(fields) {
             Ok(Some(found)) => Read::Found(found),
             Ok(None) | Err(Unreadable) => Read::Unanswered,
         },
@@ -94,7 +91,7 @@ fn found<T>(
         Ok(Says::Success(_) | Says::Nothing) | Err(Unreadable) => Read::Unanswered,
     };
     let failure = match read {
-        Read::Unanswered if is_2xx(http_status) => Some(NO_ENVELOPE),
+        Read::Unanswered if HttpStatus::is_success(http_status) => Some(NO_ENVELOPE),
         Read::Unanswered | Read::Found(_) | Read::Refused(_) => None,
     };
     Reading { read, failure }
