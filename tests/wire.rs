@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cancel_worker::domain::decide::{DeadReason, Decision, Then, Waiting};
+use cancel_worker::domain::decide::{DeadReason, Decision, Then};
 use cancel_worker::domain::evidence::Shown;
 use cancel_worker::domain::fault::{Fault, Reach};
 use cancel_worker::domain::history::{Doubt, History, Item, LastReply, Phase, Why};
@@ -23,6 +23,7 @@ use cancel_worker::domain::paywall::{
 };
 use cancel_worker::domain::reply::Amount;
 use cancel_worker::domain::retry::{Tier, Tiers};
+use cancel_worker::domain::waiting::Waiting;
 use cancel_worker::wire::envelope::{Address, HeaderValue, Headers, Letter, Message, Redelivered, Source};
 use cancel_worker::wire::history;
 use cancel_worker::wire::intent::{

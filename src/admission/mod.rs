@@ -16,13 +16,13 @@ use crate::clock::{Clock, JitterSource};
 use crate::config::Config;
 use crate::domain::breaker::{Caller, EndpointSignal};
 use crate::domain::classify::Verdict;
-use crate::domain::decide::Waiting;
 use crate::domain::history::LastReply;
 use crate::domain::intent::{Api, CancelIntent, Kind, MerchantName};
 use crate::domain::lockout::{LockOutChange, LockOutPass};
 use crate::domain::reply::Reply;
 use crate::domain::retry::{Tiers, elapsed, later};
 use crate::domain::step::{Inquiry, Question};
+use crate::domain::waiting::Waiting;
 use crate::telemetry::events::{self, IntentRef};
 
 mod breakers;

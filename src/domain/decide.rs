@@ -13,12 +13,18 @@ use super::outcome::{
     GivenUpReason, Learnt, Outcome, PaymentStatus, RejectedReason, Status, StatusName, Subject,
     UnresolvedReason,
 };
+use super::plan::Ruling;
 use super::policy::Policy;
-use super::reply::RetryAfter;
 use super::retry::{Jitter, elapsed, later};
 use super::same_day;
+use super::waiting::Waiting;
 
 mod batch;
+mod meaning;
+mod waits;
+
+use meaning::Meaning;
+use waits::{ask_again, first_look, wait_by_age, wait_for, wait_to_call, wait_until};
 
 /// What we do about it. All of it is announced, and then the delivery is acked.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,46 +46,6 @@ pub enum Then {
     Wait(Waiting),
     /// It goes to the dead letters: a person must look at it.
     DeadLetter(DeadReason),
-}
-
-/// Why a letter waits: for logs, and for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiting {
-    /// It came back before it was due.
-    NotDue,
-    /// A rollback must not be called so soon.
-    RollbackWait,
-    /// Surely not done: to be called again.
-    ToCallAgain,
-    /// Ordered, refused by state or in doubt: to be asked about.
-    ToAsk,
-    /// Our keys or addresses are not accepted.
-    LockedOut,
-    /// The gateway is not set up for this payment.
-    NotConfigured,
-    /// The endpoint is known to be down.
-    EndpointDown,
-    /// The gateway asked for a later call, in a reply to another letter of this merchant.
-    SlowedDown,
-    /// As much is asked of the API already as it is allowed to be asked.
-    NoRoom,
-}
-
-impl Waiting {
-    /// The word for logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Waiting::NotDue => "not_due",
-            Waiting::RollbackWait => "rollback_wait",
-            Waiting::ToCallAgain => "to_call_again",
-            Waiting::ToAsk => "to_ask",
-            Waiting::LockedOut => "locked_out",
-            Waiting::NotConfigured => "not_configured",
-            Waiting::EndpointDown => "endpoint_down",
-            Waiting::SlowedDown => "slowed_down",
-            Waiting::NoRoom => "no_room",
-        }
-    }
 }
 
 /// Why a letter is dead.
@@ -127,6 +93,25 @@ pub struct Moment<'a> {
     pub jitter: Jitter,
 }
 
+/// What is decided without the gateway.
+pub fn decide_ruling(
+    intent: &CancelIntent,
+    history: &History,
+    ruling: Ruling,
+    moment: Moment<'_>,
+) -> Decision {
+    match ruling {
+        Ruling::Wait(due, waiting) => wait_until(history, due, waiting),
+        Ruling::Refuse(reason) => finish(history.clone(), Status::Rejected(reason), None, Learnt::default()),
+        Ruling::RefuseItems(indices) => batch::refuse_by_rule(history.clone(), &indices, moment),
+        Ruling::GiveUp(reason) => spent(intent, history.clone(), reason, moment),
+        Ruling::Unresolved => unresolved(intent, history, moment),
+        Ruling::NothingToAsk => {
+            give_up(intent, history, DeadReason::Unresolved(UnresolvedReason::NoEvidence))
+        }
+    }
+}
+
 /// What a call's verdict leads to. `called` are the indices of the payments that a batch's call named.
 pub fn decide_verdict(
     intent: &CancelIntent,
@@ -160,10 +145,19 @@ pub fn decide_verdict(
             history.why = None;
         }
     }
-    if intent.kind() == Kind::BatchCancel {
-        return batch::decide_verdict(intent, history, called, verdict, moment);
-    }
+    let is_batch = intent.kind() == Kind::BatchCancel;
     match verdict {
+        Verdict::OrderedBatch(facts, items) if is_batch => {
+            batch::ordered(intent, history, items, facts, moment)
+        }
+        // The gateway's success without a receipt tells nothing of any payment.
+        Verdict::Done(_) | Verdict::Ordered(_) | Verdict::InDoubt if is_batch => {
+            batch::unanswered(intent, history, called, moment)
+        }
+        Verdict::Refused(reason) if is_batch => batch::refused(intent, history, called, reason, moment),
+        Verdict::RefusedByState(reason) if is_batch => {
+            batch::refused_by_state(intent, history, reason, moment)
+        }
         Verdict::Done(facts) => {
             finish(history, done_status(intent.kind()), facts.payment_status, facts.learnt)
         }
@@ -177,28 +171,18 @@ pub fn decide_verdict(
             Doubt::MayHaveHappened => refused_by_state(intent, history, reason, moment),
         },
         Verdict::RefusedByState(reason) => refused_by_state(intent, history, reason, moment),
-        Verdict::Busy(retry_after) => {
-            if history.attempts >= moment.policy.attempts_max {
-                return spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
-            }
-            wait_to_call(history, retry_after, moment)
-        }
-        Verdict::NeverSent => {
-            let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
-            wait_for(history, wait, Waiting::ToCallAgain, moment)
-        }
         Verdict::InDoubt => {
             history.doubt = Doubt::MayHaveHappened;
             settle(&mut history, moment);
             let wait = first_look(intent.kind(), moment.policy);
             wait_for(history, wait, Waiting::ToAsk, moment)
         }
-        Verdict::LockedOut(_) => {
-            let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
-            wait_for(history, wait, Waiting::LockedOut, moment)
+        Verdict::NeverSent => wait_by_age(history, Waiting::ToCallAgain, moment),
+        Verdict::LockedOut(_) => wait_by_age(history, Waiting::LockedOut, moment),
+        Verdict::Busy(_) if history.attempts >= moment.policy.attempts_max => {
+            spent(intent, history, GivenUpReason::AttemptsExhausted, moment)
         }
+        Verdict::Busy(retry_after) => wait_to_call(history, retry_after, moment),
         Verdict::NotConfigured => {
             history.why = Some(Why::NotConfigured);
             if history.attempts >= moment.policy.attempts_max {
@@ -227,14 +211,7 @@ pub fn decide_findings(
     history.shown = Some(evidence.shown);
     history.last.rule = Some(rule_of_evidence(evidence.shown));
     let asked = Asked { at: asked_at, called_at: history.called_at };
-    let meaning = match intent.kind() {
-        Kind::AsyncCancel => async_cancel(&history, evidence.shown),
-        Kind::SyncCancelRollback => rollback(&history, evidence.shown),
-        Kind::TransactionCancel | Kind::BatchCancel => {
-            virtual_pos(Before::of_letter(&history), evidence.shown)
-        }
-        Kind::ApmProvisionCancel => apm(evidence.shown),
-    };
+    let meaning = meaning::of_payment(intent.kind(), &history, evidence.shown);
     follow(intent, history, meaning, evidence, asked, moment)
 }
 
@@ -272,29 +249,8 @@ pub fn wait_locked_out(history: &History, last: LastReply, until: Timestamp, mom
     wait_untried(&History { last, ..history.clone() }, until, Waiting::LockedOut, moment)
 }
 
-/// A rule of ours refuses before any call.
-pub(super) fn refuse_by_rule(history: &History, reason: RejectedReason) -> Decision {
-    finish(history.clone(), Status::Rejected(reason), None, Learnt::default())
-}
-
-/// The payments of a batch that a rule of ours refuses before any call; the rest goes on at once.
-pub(super) fn refuse_items_by_rule(history: &History, indices: &[usize], moment: Moment<'_>) -> Decision {
-    batch::refuse_by_rule(history.clone(), indices, moment)
-}
-
-/// The letter waits until `due`; that is no attempt.
-pub(super) fn wait_until(history: &History, due: Timestamp, waiting: Waiting) -> Decision {
-    let history = History { due: Some(due), ..history.clone() };
-    Decision { outcomes: Vec::new(), history, then: Then::Wait(waiting) }
-}
-
 /// The budget of phase call is spent: given up, unless there is doubt.
-pub(super) fn spent(
-    intent: &CancelIntent,
-    history: History,
-    reason: GivenUpReason,
-    moment: Moment<'_>,
-) -> Decision {
+fn spent(intent: &CancelIntent, history: History, reason: GivenUpReason, moment: Moment<'_>) -> Decision {
     let reason = match reason {
         GivenUpReason::AttemptsExhausted | GivenUpReason::DeadlinePassed => {
             obstacle(intent, &history, moment.policy).unwrap_or(reason)
@@ -325,12 +281,8 @@ fn obstacle(intent: &CancelIntent, history: &History, policy: &Policy) -> Option
 }
 
 /// The budget of phase settle is spent: nothing that can be asked tells.
-pub(super) fn unresolved(
-    intent: &CancelIntent,
-    history: &History,
-    policy: &Policy,
-    now: Timestamp,
-) -> Decision {
+fn unresolved(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Decision {
+    let Moment { policy, now, .. } = moment;
     let is_contradicted = history.shown == Some(Shown::Contradictory);
     let own =
         if is_contradicted { UnresolvedReason::ContradictingEvidence } else { UnresolvedReason::NoEvidence };
@@ -349,170 +301,6 @@ fn done_status(kind: Kind) -> Status {
         Kind::AsyncCancel | Kind::TransactionCancel | Kind::ApmProvisionCancel | Kind::BatchCancel => {
             Status::Cancelled
         }
-    }
-}
-
-/// What was done before, as far as evidence is read by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
-    /// Nothing was called.
-    NotCalled,
-    /// A call was not answered, or not so that it told anything.
-    Unanswered,
-    /// The last call was refused because of the payment's state.
-    RefusedByState(RejectedReason),
-    /// The gateway took the order.
-    Ordered,
-    /// A batch's reply named the payment with another status than 1.
-    Named,
-}
-
-impl Before {
-    fn of_letter(history: &History) -> Before {
-        if history.has_announced(StatusName::Accepted) {
-            return Before::Ordered;
-        }
-        match (history.why, history.doubt) {
-            (Some(Why::RefusedByState(reason)), _) => Before::RefusedByState(reason),
-            (Some(Why::NotConfigured) | None, Doubt::MayHaveHappened) => Before::Unanswered,
-            (Some(Why::NotConfigured) | None, Doubt::None) => match history.attempts {
-                0 => Before::NotCalled,
-                _called => Before::Unanswered,
-            },
-        }
-    }
-}
-
-/// What a piece of evidence means for this letter, before the time it was asked at is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    /// A fact that counts at once.
-    Fact(Status),
-    /// Rolled back, but perhaps by an order before ours: it counts as late as an absence where ours is in doubt.
-    Withdrawn,
-    /// On its way; counts at once.
-    InProgress,
-    /// An end; counts only when asked late enough.
-    Rejected(RejectedReason),
-    /// Surely not done, if asked late enough: call again.
-    NotDone,
-    /// Tells nothing: ask again.
-    AskAgain,
-    /// Tells nothing and never will.
-    NeverTells,
-}
-
-/// The table for async cancels.
-fn async_cancel(history: &History, shown: Shown) -> Meaning {
-    let before = Before::of_letter(history);
-    match shown {
-        Shown::Cancelled => Meaning::Fact(Status::Cancelled),
-        Shown::Withdrawn => match before {
-            Before::Ordered | Before::RefusedByState(_) => Meaning::Fact(Status::RolledBack),
-            Before::NotCalled | Before::Unanswered | Before::Named => Meaning::Withdrawn,
-        },
-        Shown::InProgress | Shown::ReceivedByDevice => Meaning::InProgress,
-        Shown::CancelFailed => Meaning::Rejected(RejectedReason::CancelFailed),
-        // It never reached the device, whoever ordered it.
-        Shown::NotDelivered => match history.why {
-            Some(Why::RefusedByState(reason)) => Meaning::Rejected(reason),
-            Some(Why::NotConfigured) | None => Meaning::NotDone,
-        },
-        Shown::Refunded => Meaning::Rejected(RejectedReason::AlreadyRefunded),
-        Shown::SaleStands => match before {
-            Before::NotCalled | Before::Unanswered => Meaning::NotDone,
-            Before::RefusedByState(reason) => Meaning::Rejected(reason),
-            Before::Ordered | Before::Named => Meaning::InProgress,
-        },
-        Shown::SaleGone => Meaning::Rejected(RejectedReason::NotSuitable),
-        Shown::NoSuchPayment => match before {
-            Before::RefusedByState(_) => Meaning::Rejected(RejectedReason::NotFound),
-            Before::NotCalled | Before::Unanswered | Before::Ordered | Before::Named => Meaning::AskAgain,
-        },
-        Shown::PartiallyRefunded
-        | Shown::NotShown
-        | Shown::Unanswered
-        | Shown::Unknown
-        | Shown::Contradictory => Meaning::AskAgain,
-    }
-}
-
-/// The table for rollbacks.
-fn rollback(history: &History, shown: Shown) -> Meaning {
-    let before = Before::of_letter(history);
-    match shown {
-        Shown::Cancelled => Meaning::Rejected(RejectedReason::CancelCompleted),
-        Shown::Withdrawn => Meaning::Fact(Status::RolledBack),
-        Shown::ReceivedByDevice => Meaning::Rejected(RejectedReason::DeviceReceived),
-        Shown::InProgress => match before {
-            Before::RefusedByState(reason) => Meaning::Rejected(reason),
-            Before::NotCalled | Before::Unanswered | Before::Ordered | Before::Named => Meaning::NotDone,
-        },
-        Shown::CancelFailed | Shown::NotDelivered | Shown::Refunded | Shown::SaleStands | Shown::SaleGone => {
-            Meaning::Rejected(RejectedReason::NothingToWithdraw)
-        }
-        Shown::NoSuchPayment => match before {
-            Before::RefusedByState(_) => Meaning::Rejected(RejectedReason::NotFound),
-            Before::NotCalled | Before::Unanswered | Before::Ordered | Before::Named => Meaning::AskAgain,
-        },
-        Shown::PartiallyRefunded
-        | Shown::NotShown
-        | Shown::Unanswered
-        | Shown::Unknown
-        | Shown::Contradictory => Meaning::AskAgain,
-    }
-}
-
-/// The table for transactions and for the payments of a batch.
-fn virtual_pos(before: Before, shown: Shown) -> Meaning {
-    match shown {
-        Shown::Cancelled => Meaning::Fact(Status::Cancelled),
-        Shown::Refunded => Meaning::Rejected(RejectedReason::AlreadyRefunded),
-        Shown::PartiallyRefunded => Meaning::Rejected(RejectedReason::PartiallyRefunded),
-        Shown::InProgress => Meaning::InProgress,
-        Shown::SaleStands | Shown::CancelFailed => match before {
-            Before::NotCalled | Before::Unanswered => Meaning::NotDone,
-            Before::RefusedByState(reason) => Meaning::Rejected(reason),
-            Before::Ordered | Before::Named if shown == Shown::CancelFailed => {
-                Meaning::Rejected(RejectedReason::CancelFailed)
-            }
-            Before::Ordered | Before::Named => Meaning::InProgress,
-        },
-        Shown::NoSuchPayment => match before {
-            Before::NotCalled | Before::RefusedByState(_) | Before::Named => {
-                Meaning::Rejected(RejectedReason::NotFound)
-            }
-            Before::Unanswered | Before::Ordered => Meaning::AskAgain,
-        },
-        Shown::Withdrawn
-        | Shown::ReceivedByDevice
-        | Shown::NotDelivered
-        | Shown::SaleGone
-        | Shown::NotShown
-        | Shown::Unanswered
-        | Shown::Unknown
-        | Shown::Contradictory => Meaning::AskAgain,
-    }
-}
-
-/// The table for provisions, refused by state and without a doubt: no query proves a cancelled provision.
-fn apm(shown: Shown) -> Meaning {
-    match shown {
-        Shown::Refunded => Meaning::Rejected(RejectedReason::AlreadyRefunded),
-        Shown::Unanswered => Meaning::AskAgain,
-        Shown::Cancelled
-        | Shown::Withdrawn
-        | Shown::ReceivedByDevice
-        | Shown::InProgress
-        | Shown::CancelFailed
-        | Shown::NotDelivered
-        | Shown::PartiallyRefunded
-        | Shown::SaleStands
-        | Shown::SaleGone
-        | Shown::NoSuchPayment
-        | Shown::NotShown
-        | Shown::Unknown
-        | Shown::Contradictory => Meaning::NeverTells,
     }
 }
 
@@ -622,60 +410,6 @@ fn accept(history: History, facts: Facts, moment: Moment<'_>) -> Decision {
     };
     let Decision { history, then, .. } = ask_again(history, None, moment);
     conclude(history, outcomes, then)
-}
-
-/// Asks again on the growing schedule, but at `not_after` already if that comes first.
-fn ask_again(history: History, not_after: Option<Timestamp>, moment: Moment<'_>) -> Decision {
-    let policy = moment.policy;
-    let wait = match history.asked {
-        0 => policy.tiers.shortest().length,
-        asked => policy.tiers.after_tries(asked, moment.jitter),
-    };
-    ask_after(history, wait, not_after, moment)
-}
-
-fn ask_after(history: History, wait: Duration, not_after: Option<Timestamp>, moment: Moment<'_>) -> Decision {
-    let grown = later(moment.now, wait);
-    let due = match not_after {
-        Some(at) if at > moment.now => at.min(grown),
-        Some(_) | None => grown,
-    };
-    wait_within_budget(&history, due, Waiting::ToAsk, moment)
-}
-
-/// When a letter in doubt is looked at first. A provision has no look: its call is repeated, not sooner than
-/// `quiet`.
-fn first_look(kind: Kind, policy: &Policy) -> Duration {
-    match kind {
-        Kind::ApmProvisionCancel => policy.quiet,
-        Kind::AsyncCancel | Kind::SyncCancelRollback | Kind::TransactionCancel | Kind::BatchCancel => {
-            policy.tiers.shortest().length
-        }
-    }
-}
-
-/// Waits to call again, as long as the attempts so far say, or as the gateway asks within our bounds.
-fn wait_to_call(history: History, retry_after: Option<RetryAfter>, moment: Moment<'_>) -> Decision {
-    let policy = moment.policy;
-    let wait = policy.tiers.after_tries(history.attempts, moment.jitter);
-    let wished = retry_after
-        .map_or(Duration::ZERO, |retry_after| retry_after.wait(moment.now, policy.retry_after_max));
-    wait_for(history, wait.max(wished), Waiting::ToCallAgain, moment)
-}
-
-/// Waits so long, but not beyond the age at which the letter is given up.
-fn wait_for(history: History, wait: Duration, waiting: Waiting, moment: Moment<'_>) -> Decision {
-    wait_within_budget(&history, later(moment.now, wait), waiting, moment)
-}
-
-/// Waits until `due`, or until the budget of the letter's phase ends; never until a time that has passed, which
-/// it may have during a long look.
-fn wait_within_budget(history: &History, due: Timestamp, waiting: Waiting, moment: Moment<'_>) -> Decision {
-    let ends = match history.phase {
-        Phase::Call => Some(later(history.first_seen, moment.policy.age_max)),
-        Phase::Settle => history.settling_since.map(|since| later(since, moment.policy.inquiry_age_max)),
-    };
-    wait_until(history, ends.map_or(due, |ends| due.min(ends.max(moment.now))), waiting)
 }
 
 fn finish(

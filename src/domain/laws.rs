@@ -9,7 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::classify::{Facts, LockOutScope, Verdict};
-use super::decide::{DeadReason, Decision, Moment, Then, decide_findings, decide_verdict, give_up};
+use super::decide::{
+    DeadReason, Decision, Moment, Then, decide_findings, decide_ruling, decide_verdict, give_up,
+};
 use super::doubt::resumed;
 use super::evidence::{Evidence, Findings, Shown};
 use super::fixtures::{DAY, MIDNIGHT, at, batch, fresh, intent, policy, same_day_policy, summary};
@@ -212,17 +214,22 @@ impl Life {
         // Now and then the broker brings it back too early.
         if let Some(due) = self.history.due.filter(|_| chance.below(20) == 0) {
             let early = due - SignedDuration::from_millis(1);
-            let planned = plan(&self.intent, &self.history, &self.policy, early, Jitter::new(0.5));
-            let Plan::Decide(decision) = planned.plan else {
+            let planned = plan(&self.intent, &self.history, &self.policy, early);
+            let Plan::Decide(ruling) = planned.plan else {
                 return Err(TestCaseError::fail("a letter that is not due was handled"));
             };
+            let moment = Moment { policy: &self.policy, now: early, jitter: Jitter::new(0.5) };
+            let decision = decide_ruling(&self.intent, &self.history, ruling, moment);
             prop_assert_eq!(&decision.history, &self.history, "a wait changes nothing");
         }
         let jitter = Jitter::new(chance.below(1_000) as f64 / 1_000.0);
-        let planned = plan(&self.intent, &self.history, &self.policy, self.now, jitter);
+        let planned = plan(&self.intent, &self.history, &self.policy, self.now);
         self.history = planned.history;
         let decision = match planned.plan {
-            Plan::Decide(decision) => *decision,
+            Plan::Decide(ruling) => {
+                let moment = Moment { policy: &self.policy, now: self.now, jitter };
+                decide_ruling(&self.intent, &self.history, ruling, moment)
+            }
             Plan::Call(call) => self.call(&call.order, world, chance, jitter)?,
             Plan::Inquire(inquiry) => self.look(&inquiry.question, world, chance, jitter),
         };

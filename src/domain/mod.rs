@@ -33,3 +33,4 @@ pub mod retry;
 pub mod same_day;
 pub mod set_back;
 pub mod step;
+pub mod waiting;

@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::decide::{
-    DeadReason, Decision, Moment, Waiting, give_up, refuse_by_rule, refuse_items_by_rule, spent, unresolved,
-    wait_until,
-};
 use super::history::{Doubt, History, Phase, Why};
 use super::intent::{CancelIntent, Kind, Target};
-use super::outcome::{GivenUpReason, RejectedReason, UnresolvedReason};
+use super::outcome::{GivenUpReason, RejectedReason};
 use super::policy::Policy;
-use super::retry::{Jitter, elapsed, later};
+use super::retry::{elapsed, later};
 use super::same_day;
 use super::step::{Call, Inquiry, Order, Question};
+use super::waiting::Waiting;
 
 /// How far in our future an intent's `requestedAt` may lie: clocks differ, but not so much.
 pub const FUTURE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -26,8 +23,25 @@ pub enum Plan {
     Call(Call),
     /// Look at the gateway.
     Inquire(Inquiry),
-    /// Neither: a wait, a refusal by a rule of ours, or the end of a budget.
-    Decide(Box<Decision>),
+    /// Neither.
+    Decide(Ruling),
+}
+
+/// What is decided without the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ruling {
+    /// It waits until this time, which is no attempt.
+    Wait(Timestamp, Waiting),
+    /// A rule of ours refuses it before any call.
+    Refuse(RejectedReason),
+    /// A rule of ours refuses these payments of a batch, by their indices; the rest goes on.
+    RefuseItems(Vec<usize>),
+    /// It is not called any more: its budget is spent, or it never may be.
+    GiveUp(GivenUpReason),
+    /// The budget of its looks is spent.
+    Unresolved,
+    /// No query would tell.
+    NothingToAsk,
 }
 
 /// A letter's next step, and the history that it is taken with.
@@ -40,16 +54,9 @@ pub struct Planned {
 }
 
 /// The letter's next step.
-pub fn plan(
-    intent: &CancelIntent,
-    history: &History,
-    policy: &Policy,
-    now: Timestamp,
-    jitter: Jitter,
-) -> Planned {
-    let moment = Moment { policy, now, jitter };
+pub fn plan(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Planned {
     if let Some(due) = history.due.filter(|due| *due > now) {
-        let plan = decided(wait_until(history, due, Waiting::NotDue));
+        let plan = Plan::Decide(Ruling::Wait(due, Waiting::NotDue));
         return Planned { history: history.clone(), plan };
     }
     let mut history = History { due: None, ..history.clone() };
@@ -59,14 +66,14 @@ pub fn plan(
             // Doubt is settled before anything is called; but a batch may have both kinds of payments.
             enter_settle(&mut history, now);
         } else {
-            match plan_call(intent, &history, moment) {
+            match plan_call(intent, &history, policy, now) {
                 Some(plan) => return Planned { history, plan },
                 // Requested in time and handled too late: a copy may have called, so ask first.
                 None => enter_settle(&mut history, now),
             }
         }
     }
-    let plan = plan_settle(intent, &history, moment);
+    let plan = plan_settle(intent, &history, policy, now);
     Planned { history, plan }
 }
 
@@ -77,23 +84,23 @@ fn enter_settle(history: &mut History, now: Timestamp) {
 }
 
 /// The next step of a letter that may call; `None` if it is too late for that.
-fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Option<Plan> {
-    let Moment { policy, now, .. } = moment;
+fn plan_call(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Option<Plan> {
+    let give_up = |reason| Some(Plan::Decide(Ruling::GiveUp(reason)));
     // A letter that was not in the future when it was first seen is not now: the clock was set back since.
     if intent.requested_at > later(now.max(history.first_seen), FUTURE_MAX) {
-        return Some(decided(spent(intent, history.clone(), GivenUpReason::RequestedInFuture, moment)));
+        return give_up(GivenUpReason::RequestedInFuture);
     }
     // Requested after the payment's day: it can never have been called in time.
     if intent.kind() == Kind::BatchCancel {
         let too_late = requested_too_late(intent, history, policy);
         if !too_late.is_empty() {
-            return Some(decided(refuse_items_by_rule(history, &too_late, moment)));
+            return Some(Plan::Decide(Ruling::RefuseItems(too_late)));
         }
     } else if same_day::is_over_for(intent, policy, intent.requested_at) {
-        return Some(decided(refuse_by_rule(history, RejectedReason::SameDayWindowClosed)));
+        return Some(Plan::Decide(Ruling::Refuse(RejectedReason::SameDayWindowClosed)));
     }
     if !policy.merchants.contains(&intent.merchant) {
-        return Some(decided(spent(intent, history.clone(), GivenUpReason::UnknownMerchant, moment)));
+        return give_up(GivenUpReason::UnknownMerchant);
     }
     let too_late_now = match intent.kind() {
         Kind::BatchCancel => same_day::callable(intent, history, policy, now).is_empty(),
@@ -105,48 +112,41 @@ fn plan_call(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Op
         return None;
     }
     if elapsed(history.first_seen, now) >= policy.age_max {
-        return Some(decided(spent(intent, history.clone(), GivenUpReason::DeadlinePassed, moment)));
+        return give_up(GivenUpReason::DeadlinePassed);
     }
     if history.attempts >= policy.attempts_max {
-        return Some(decided(spent(intent, history.clone(), GivenUpReason::AttemptsExhausted, moment)));
+        return give_up(GivenUpReason::AttemptsExhausted);
     }
     if let Some(earliest) = rollback_not_before(intent, policy).filter(|earliest| *earliest > now) {
-        return Some(decided(wait_until(history, earliest, Waiting::RollbackWait)));
+        return Some(Plan::Decide(Ruling::Wait(earliest, Waiting::RollbackWait)));
     }
     Some(Plan::Call(Call { merchant: intent.merchant.clone(), order: order(intent, history, policy, now) }))
 }
 
-fn plan_settle(intent: &CancelIntent, history: &History, moment: Moment<'_>) -> Plan {
-    let Moment { policy, now, .. } = moment;
+fn plan_settle(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Plan {
     let too_late = requested_too_late(intent, history, policy);
     if !too_late.is_empty() && history.why.is_none() {
-        return decided(refuse_items_by_rule(history, &too_late, moment));
+        return Plan::Decide(Ruling::RefuseItems(too_late));
     }
     let since = history.settling_since.unwrap_or(history.first_seen);
     let asked_out = policy.asks_max.is_some_and(|max| history.rounds() >= max);
     if elapsed(since, now) >= policy.inquiry_age_max || asked_out {
-        return decided(unresolved(intent, history, policy, now));
+        return Plan::Decide(Ruling::Unresolved);
     }
     match question(intent, history) {
         Ask::Question(question) => Plan::Inquire(Inquiry { merchant: intent.merchant.clone(), question }),
         Ask::ByCalling => {
             let quiet_from = history.called_at.map(|called_at| later(called_at, policy.quiet));
             if let Some(from) = quiet_from.filter(|from| *from > now) {
-                return decided(wait_until(history, from, Waiting::ToAsk));
+                return Plan::Decide(Ruling::Wait(from, Waiting::ToAsk));
             }
             if history.attempts >= policy.attempts_max || !policy.merchants.contains(&intent.merchant) {
-                return decided(unresolved(intent, history, policy, now));
+                return Plan::Decide(Ruling::Unresolved);
             }
             Plan::Call(Call { merchant: intent.merchant.clone(), order: order(intent, history, policy, now) })
         }
-        Ask::Nothing => {
-            decided(give_up(intent, history, DeadReason::Unresolved(UnresolvedReason::NoEvidence)))
-        }
+        Ask::Nothing => Plan::Decide(Ruling::NothingToAsk),
     }
-}
-
-fn decided(decision: Decision) -> Plan {
-    Plan::Decide(Box::new(decision))
 }
 
 /// No rollback is called before this time: the page forbids the first five seconds after the cancel order.

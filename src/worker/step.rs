@@ -14,7 +14,8 @@ use super::step_log::StepLog;
 use crate::admission::Hindrance;
 use crate::domain::classify::{Facts, Verdict, classify, codes_of, rule_of};
 use crate::domain::decide::{
-    DeadReason, Decision, Moment, decide_findings, decide_verdict, give_up, wait_locked_out, wait_untried,
+    DeadReason, Decision, Moment, decide_findings, decide_ruling, decide_verdict, give_up, wait_locked_out,
+    wait_untried,
 };
 use crate::domain::doubt::{in_doubt, resumed};
 use crate::domain::evidence::{Findings, weigh};
@@ -85,18 +86,17 @@ struct Step<'a> {
 
 impl Step<'_> {
     async fn decide(&self, job: &Job) -> Decision {
-        let Worker { clock, policy, jitter, .. } = self.worker;
+        let Worker { clock, policy, .. } = self.worker;
         let now = clock.now();
         let history = self.history(job, now);
         if let Job::Expired = job {
             return give_up(self.intent, &history, DeadReason::Unresolved(UnresolvedReason::Expired));
         }
-        let Planned { history, plan } =
-            spans::plan().in_scope(|| plan(self.intent, &history, policy, now, jitter.draw()));
+        let Planned { history, plan } = spans::plan().in_scope(|| plan(self.intent, &history, policy, now));
         let decided = match plan {
             Plan::Call(call) => self.call(&history, call).await,
             Plan::Inquire(inquiry) => self.inquire(&history, inquiry).await,
-            Plan::Decide(decision) => Ok(*decision),
+            Plan::Decide(ruling) => Ok(decide_ruling(self.intent, &history, ruling, self.moment(now))),
         };
         decided.unwrap_or_else(|hindrance| self.wait(&history, hindrance))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cancel_worker::domain::classify::{classify, codes_of};
 use cancel_worker::domain::codes::Codes;
-use cancel_worker::domain::decide::{Decision, Moment, Then, decide_findings, decide_verdict};
+use cancel_worker::domain::decide::{Decision, Moment, Then, decide_findings, decide_ruling, decide_verdict};
 use cancel_worker::domain::doubt::resumed;
 use cancel_worker::domain::evidence::weigh;
 use cancel_worker::domain::history::History;
@@ -289,10 +289,13 @@ impl<'a> Story<'a> {
             return died(self, now);
         }
         let jitter = Jitter::new(f64::from(self.steps % 7) / 7.0);
-        let planned = plan(&self.intent, &copy.history, &self.policy, now, jitter);
+        let planned = plan(&self.intent, &copy.history, &self.policy, now);
         copy.history = planned.history;
         let (decision, ended) = match planned.plan {
-            Plan::Decide(decision) => (*decision, now),
+            Plan::Decide(ruling) => {
+                let moment = Moment { policy: &self.policy, now, jitter };
+                (decide_ruling(&self.intent, &copy.history, ruling, moment), now)
+            }
             Plan::Call(call) => {
                 let named = call.order.indices();
                 let called = if self.intent.kind() == Kind::BatchCancel { named.clone() } else { vec![0] };

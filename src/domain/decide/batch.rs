@@ -3,12 +3,11 @@
 
 use jiff::Timestamp;
 
-use super::{
-    Asked, Before, DeadReason, Decision, Meaning, Moment, Then, Waiting, ask_after, conclude, item_of,
-    rule_of_evidence, settle, virtual_pos, wait_for, wait_to_call,
-};
-use crate::domain::classify::Verdict;
-use crate::domain::evidence::Evidence;
+use super::meaning::{self, Before, Meaning};
+use super::waits::{ask_after, wait_for};
+use super::{Asked, DeadReason, Decision, Moment, Then, conclude, item_of, rule_of_evidence, settle};
+use crate::domain::classify::Facts;
+use crate::domain::evidence::{Evidence, Shown};
 use crate::domain::history::{Doubt, History, Item, Phase, Why};
 use crate::domain::intent::{BatchPayment, CancelIntent, Kind};
 use crate::domain::outcome::{
@@ -16,71 +15,66 @@ use crate::domain::outcome::{
     UnresolvedReason,
 };
 use crate::domain::policy::Policy;
-use crate::domain::retry::elapsed;
 use crate::domain::same_day;
+use crate::domain::waiting::Waiting;
 
-pub(super) fn decide_verdict(
+/// The gateway has taken the batch; the reply says of each payment what it made of it.
+pub(super) fn ordered(
+    intent: &CancelIntent,
+    mut history: History,
+    items: Vec<(usize, Item)>,
+    facts: Facts,
+    moment: Moment<'_>,
+) -> Decision {
+    for (index, item) in items {
+        mark(&mut history, index, item);
+    }
+    settle(&mut history, moment);
+    let mut outcomes = Vec::new();
+    accept(&mut history, &mut outcomes, facts.learnt);
+    go_on(intent, history, outcomes, None, moment)
+}
+
+/// What became of the payments that were called is not known.
+pub(super) fn unanswered(
     intent: &CancelIntent,
     mut history: History,
     called: &[usize],
-    verdict: Verdict,
     moment: Moment<'_>,
 ) -> Decision {
-    match verdict {
-        Verdict::OrderedBatch(facts, items) => {
-            for (index, item) in items {
-                mark(&mut history, index, item);
-            }
-            settle(&mut history, moment);
-            let mut outcomes = Vec::new();
-            accept(&mut history, &mut outcomes, facts.learnt);
-            go_on(intent, history, outcomes, None, moment)
-        }
-        // The gateway's success without a receipt tells nothing of any payment.
-        Verdict::Done(_) | Verdict::Ordered(_) | Verdict::InDoubt => {
-            for index in called {
-                mark(&mut history, *index, Item::Doubt);
-            }
-            settle(&mut history, moment);
-            go_on(intent, history, Vec::new(), None, moment)
-        }
-        Verdict::Refused(reason) => {
-            let outcomes = end_items(&mut history, called, Status::Rejected(reason));
-            settle(&mut history, moment);
-            go_on(intent, history, outcomes, None, moment)
-        }
-        Verdict::RefusedByState(reason) => {
-            history.why = Some(Why::RefusedByState(reason));
-            settle(&mut history, moment);
-            go_on(intent, history, Vec::new(), None, moment)
-        }
-        Verdict::Busy(retry_after) => {
-            if history.attempts >= moment.policy.attempts_max {
-                return super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
-            }
-            wait_to_call(history, retry_after, moment)
-        }
-        Verdict::NeverSent => {
-            let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
-            wait_for(history, wait, Waiting::ToCallAgain, moment)
-        }
-        Verdict::LockedOut(_) => {
-            let wait =
-                moment.policy.tiers.after_elapsed(elapsed(history.first_seen, moment.now), moment.jitter);
-            wait_for(history, wait, Waiting::LockedOut, moment)
-        }
-        Verdict::NotConfigured => {
-            history.why = Some(Why::NotConfigured);
-            if history.attempts >= moment.policy.attempts_max {
-                return super::spent(intent, history, GivenUpReason::AttemptsExhausted, moment);
-            }
-            let wait = moment.policy.tiers.long_after_tries(history.attempts, moment.jitter);
-            wait_for(history, wait, Waiting::NotConfigured, moment)
-        }
+    for index in called {
+        mark(&mut history, *index, Item::Doubt);
     }
+    settle(&mut history, moment);
+    go_on(intent, history, Vec::new(), None, moment)
 }
 
+/// The payments that were called are refused, and no earlier call can have caused that.
+pub(super) fn refused(
+    intent: &CancelIntent,
+    mut history: History,
+    called: &[usize],
+    reason: RejectedReason,
+    moment: Moment<'_>,
+) -> Decision {
+    let outcomes = end_items(&mut history, called, Status::Rejected(reason));
+    settle(&mut history, moment);
+    go_on(intent, history, outcomes, None, moment)
+}
+
+/// The batch is refused because of the state of some payment: all that were called are asked about.
+pub(super) fn refused_by_state(
+    intent: &CancelIntent,
+    mut history: History,
+    reason: RejectedReason,
+    moment: Moment<'_>,
+) -> Decision {
+    history.why = Some(Why::RefusedByState(reason));
+    settle(&mut history, moment);
+    go_on(intent, history, Vec::new(), None, moment)
+}
+
+/// What a look at payments of the batch leads to: each is judged by itself, and what follows for the letter is their sum.
 pub(super) fn decide_findings(
     intent: &CancelIntent,
     mut history: History,
@@ -93,16 +87,7 @@ pub(super) fn decide_findings(
         Some(Why::NotConfigured) | None => None,
     };
     let asked = Asked { at: asked_at, called_at: history.called_at };
-    let quiet_from = asked.quiet_from(moment.policy.quiet);
-    let quiet = quiet_from.is_none_or(|from| asked.at >= from);
-    // The earliest time at which something that does not count yet would.
     let mut counts_from: Option<Timestamp> = None;
-    let mut sooner = |at: Option<Timestamp>| {
-        counts_from = match (counts_from, at) {
-            (Some(known), Some(at)) => Some(known.min(at)),
-            (known, at) => known.or(at),
-        };
-    };
     let mut outcomes = Vec::new();
     let mut in_progress = false;
     let mut not_done = Vec::new();
@@ -112,53 +97,20 @@ pub(super) fn decide_findings(
 
     for (index, evidence) in found {
         let Some(payment) = intent.items().get(index) else { continue };
-        let Some(item) = history.items.get(index).copied().filter(|item| !item.is_decided()) else {
-            continue;
-        };
-        let over = same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, moment.now);
-        let left_out = was_left_out(&history, payment, moment.policy);
-        let before = match (item, refused) {
-            (Item::ToCall, Some(reason)) if !left_out => Before::RefusedByState(reason),
-            (Item::ToCall, _) => Before::NotCalled,
-            (Item::Doubt, _) => Before::Unanswered,
-            (Item::Ordered, _) => Before::Ordered,
-            (Item::Named, _) => Before::Named,
-            (Item::Cancelled | Item::Rejected | Item::GivenUp | Item::Unresolved, _) => continue,
-        };
+        let Some(before) = before_of(&history, index, payment, refused, moment.policy) else { continue };
         let Evidence { shown, payment_status, learnt } = evidence;
-        let end = match virtual_pos(before, shown) {
-            Meaning::Fact(status) => Some(status),
-            Meaning::Rejected(reason) if quiet => Some(Status::Rejected(reason)),
-            // A bulk queue may hold what was called over midnight, so the end of the day proves nothing of it.
-            Meaning::NotDone if over && item == Item::Doubt => None,
-            Meaning::NotDone if quiet && over => {
-                let from = same_day::counts_from(payment.date, moment.policy);
-                if asked.at >= from {
-                    Some(Status::Rejected(RejectedReason::SameDayWindowClosed))
-                } else {
-                    sooner(Some(from));
-                    None
-                }
-            }
-            Meaning::NotDone if quiet => {
-                not_done.push(index);
-                None
-            }
-            Meaning::Rejected(_) | Meaning::NotDone | Meaning::Withdrawn => {
-                sooner(quiet_from);
-                None
-            }
-            Meaning::InProgress => {
-                in_progress = true;
-                None
-            }
-            Meaning::AskAgain | Meaning::NeverTells => None,
-        };
         last_shown = Some(shown);
-        match end {
-            Some(status) => outcomes.push(end_item(&mut history, index, status, payment_status, learnt)),
-            None => holds_up = Some(shown),
+        match judge_item(before, history.items[index], payment, shown, asked, moment) {
+            Judged::Ends(status) => {
+                outcomes.push(end_item(&mut history, index, status, payment_status, learnt));
+                continue;
+            }
+            Judged::NotDone => not_done.push(index),
+            Judged::InProgress => in_progress = true,
+            Judged::CountsFrom(from) => counts_from = counts_from.into_iter().chain(from).min(),
+            Judged::Open => {}
         }
+        holds_up = Some(shown);
     }
     history.shown = holds_up.or(history.shown);
     history.last.rule = last_shown.map(rule_of_evidence);
@@ -176,6 +128,67 @@ pub(super) fn decide_findings(
         accept(&mut history, &mut outcomes, Learnt::default());
     }
     go_on(intent, history, outcomes, counts_from, moment)
+}
+
+/// What a look makes of one payment.
+enum Judged {
+    /// It ends so.
+    Ends(Status),
+    /// Surely not done: it may be called again.
+    NotDone,
+    /// On its way.
+    InProgress,
+    /// What was shown counts from this time on, and not yet.
+    CountsFrom(Option<Timestamp>),
+    /// Nothing is known of it yet.
+    Open,
+}
+
+fn judge_item(
+    before: Before,
+    item: Item,
+    payment: &BatchPayment,
+    shown: Shown,
+    asked: Asked,
+    moment: Moment<'_>,
+) -> Judged {
+    let quiet_from = asked.quiet_from(moment.policy.quiet);
+    let is_quiet = quiet_from.is_none_or(|from| asked.at >= from);
+    let is_over = same_day::is_over(Kind::BatchCancel, payment.date, moment.policy, moment.now);
+    match meaning::virtual_pos(before, shown) {
+        Meaning::Fact(status) => Judged::Ends(status),
+        Meaning::Rejected(reason) if is_quiet => Judged::Ends(Status::Rejected(reason)),
+        // A bulk queue may hold what was called over midnight, so the end of the day proves nothing of it.
+        Meaning::NotDone if is_over && item == Item::Doubt => Judged::Open,
+        Meaning::NotDone if is_quiet && is_over => match same_day::counts_from(payment.date, moment.policy) {
+            from if asked.at >= from => Judged::Ends(Status::Rejected(RejectedReason::SameDayWindowClosed)),
+            from => Judged::CountsFrom(Some(from)),
+        },
+        Meaning::NotDone if is_quiet => Judged::NotDone,
+        Meaning::Rejected(_) | Meaning::NotDone | Meaning::Withdrawn => Judged::CountsFrom(quiet_from),
+        Meaning::InProgress => Judged::InProgress,
+        Meaning::AskAgain | Meaning::NeverTells => Judged::Open,
+    }
+}
+
+/// What was done with one payment before, as far as evidence is read by it; `None` for one that has its end.
+fn before_of(
+    history: &History,
+    index: usize,
+    payment: &BatchPayment,
+    refused: Option<RejectedReason>,
+    policy: &Policy,
+) -> Option<Before> {
+    Some(match (history.items.get(index)?, refused) {
+        (Item::ToCall, Some(reason)) if !was_left_out(history, payment, policy) => {
+            Before::RefusedByState(reason)
+        }
+        (Item::ToCall, _) => Before::NotCalled,
+        (Item::Doubt, _) => Before::Unanswered,
+        (Item::Ordered, _) => Before::Ordered,
+        (Item::Named, _) => Before::Named,
+        (Item::Cancelled | Item::Rejected | Item::GivenUp | Item::Unresolved, _) => return None,
+    })
 }
 
 pub(super) fn refuse_by_rule(mut history: History, indices: &[usize], moment: Moment<'_>) -> Decision {

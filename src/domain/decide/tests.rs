@@ -8,6 +8,7 @@ use crate::domain::fixtures::{
 };
 use crate::domain::intent::Target;
 use crate::domain::paywall::{PhysicalStatus, PhysicalType, VposStatus, VposType};
+use crate::domain::reply::RetryAfter;
 
 use RejectedReason::{AlreadyRefunded, InvalidRequest, NotSuitable, RollbackWindow};
 
@@ -789,7 +790,7 @@ mod a_spent_budget {
 
     #[track_caller]
     fn check_unresolved(kind: Kind, history: &History, seconds: i64, expected: &str) {
-        let decision = unresolved(&intent(kind), history, &same_day_policy(), at(seconds));
+        let decision = unresolved(&intent(kind), history, moment(&same_day_policy(), at(seconds)));
         assert_eq!(summary(&decision, at(seconds)), format!("unresolved/{expected}; dead {expected}"));
     }
 
@@ -825,9 +826,9 @@ mod a_spent_budget {
         let one = intent(Kind::BatchCancel);
         let items = vec![Item::ToCall; one.items().len()];
         let history = History { attempts: 0, called_at: None, items, ..settling(&one) };
-        let decision = unresolved(&intent(Kind::BatchCancel), &history, &policy(), at(MIDNIGHT));
+        let decision = unresolved(&intent(Kind::BatchCancel), &history, moment(&policy(), at(MIDNIGHT)));
         assert_eq!(decision.then, Then::DeadLetter(DeadReason::Unresolved(UnresolvedReason::DeadlinePassed)));
-        let decision = unresolved(&intent(Kind::BatchCancel), &history, &policy(), at(MIDNIGHT - 1));
+        let decision = unresolved(&intent(Kind::BatchCancel), &history, moment(&policy(), at(MIDNIGHT - 1)));
         assert_eq!(decision.then, Then::DeadLetter(DeadReason::Unresolved(UnresolvedReason::NoEvidence)));
     }
 }
@@ -1299,13 +1300,17 @@ mod a_batch {
     #[test]
     fn that_a_rule_refuses_in_part_goes_on_with_the_rest_at_once() {
         let policy = policy();
-        let decision = refuse_items_by_rule(&history("nnn"), &[0, 2], moment(&policy, at(0)));
+        let refuse = |marks: &str, indices: &[usize]| {
+            let ruling = Ruling::RefuseItems(indices.to_vec());
+            decide_ruling(&intent(Kind::BatchCancel), &history(marks), ruling, moment(&policy, at(0)))
+        };
+        let decision = refuse("nnn", &[0, 2]);
         assert_eq!(
             summary(&decision, at(0)),
             "0:rejected/same_day_window_closed + 2:rejected/same_day_window_closed; \
              call: to_call_again in 1s [JnJ]"
         );
-        let decision = refuse_items_by_rule(&history("nC"), &[0], moment(&policy, at(0)));
+        let decision = refuse("nC", &[0]);
         assert_eq!(summary(&decision, at(0)), "0:rejected/same_day_window_closed + closed; done [JC]");
     }
 }

@@ -3,33 +3,35 @@
 use jiff::civil::{Date, date};
 
 use super::*;
-use crate::domain::decide::Then;
+use crate::domain::decide::{DeadReason, Decision, Then, decide_ruling};
 use crate::domain::doubt::resumed;
 use crate::domain::fixtures::{
-    DAY, MIDNIGHT, OURS, about, at, batch, called, code, fresh, intent, items, policy, redelivered,
+    DAY, MIDNIGHT, OURS, about, at, batch, called, code, fresh, intent, items, moment, policy, redelivered,
     same_day_policy, settling, summary,
 };
 use crate::domain::history::{Item, LastReply};
 use crate::domain::intent::MerchantName;
-use crate::domain::outcome::RejectedReason;
 
 const NEXT: Date = date(2025, 6, 11);
 const AGE_MAX: i64 = 6 * 3600;
 const INQUIRY_AGE_MAX: i64 = 24 * 3600;
 
 fn planned(intent: &CancelIntent, history: &History, policy: &Policy, seconds: i64) -> Planned {
-    plan(intent, history, policy, at(seconds), Jitter::new(0.0))
+    plan(intent, history, policy, at(seconds))
 }
 
-/// A plan in one word, and a decision in summary.
-fn word(planned: &Planned, seconds: i64) -> String {
-    match &planned.plan {
-        Plan::Call(_) => "call".to_owned(),
-        Plan::Inquire(_) => "look".to_owned(),
-        Plan::Decide(decision) => summary(decision, at(seconds)),
+/// What is decided without the gateway.
+#[track_caller]
+fn decided(intent: &CancelIntent, history: &History, policy: &Policy, seconds: i64) -> Decision {
+    match planned(intent, history, policy, seconds) {
+        Planned { history, plan: Plan::Decide(ruling) } => {
+            decide_ruling(intent, &history, ruling, moment(policy, at(seconds)))
+        }
+        Planned { plan: Plan::Call(_) | Plan::Inquire(_), .. } => panic!("{} is not decided", intent.kind()),
     }
 }
 
+/// A plan in one word, or a decision in summary.
 #[track_caller]
 fn check_by(
     policy: &Policy,
@@ -39,7 +41,12 @@ fn check_by(
     expected: &str,
 ) -> Planned {
     let planned = planned(intent, history, policy, seconds);
-    assert_eq!(word(&planned, seconds), expected, "{}", intent.kind());
+    let word = match &planned.plan {
+        Plan::Call(_) => "call".to_owned(),
+        Plan::Inquire(_) => "look".to_owned(),
+        Plan::Decide(_) => summary(&decided(intent, history, policy, seconds), at(seconds)),
+    };
+    assert_eq!(word, expected, "{}", intent.kind());
     planned
 }
 
@@ -105,8 +112,7 @@ mod a_fresh_letter {
         for kind in Kind::ALL {
             let stranger =
                 CancelIntent { merchant: MerchantName::parse("stranger").unwrap(), ..intent(kind) };
-            let planned = planned(&stranger, &fresh(&stranger), &policy(), ready(kind));
-            let Plan::Decide(decision) = planned.plan else { panic!("{kind} is not decided") };
+            let decision = decided(&stranger, &fresh(&stranger), &policy(), ready(kind));
             let reason = DeadReason::GivenUp(GivenUpReason::UnknownMerchant);
             assert_eq!(decision.then, Then::DeadLetter(reason));
         }
@@ -116,8 +122,7 @@ mod a_fresh_letter {
     fn from_more_than_five_minutes_in_our_future_is_given_up() {
         for kind in Kind::ALL {
             let early = History { first_seen: at(-301), ..fresh(&intent(kind)) };
-            let planned = planned(&intent(kind), &early, &policy(), -301);
-            let Plan::Decide(decision) = planned.plan else { panic!("{kind} is not decided") };
+            let decision = decided(&intent(kind), &early, &policy(), -301);
             let reason = DeadReason::GivenUp(GivenUpReason::RequestedInFuture);
             assert_eq!(decision.then, Then::DeadLetter(reason));
         }
@@ -150,8 +155,7 @@ mod a_letter_that_is_not_due {
         for kind in Kind::ALL {
             for history in [fresh(&intent(kind)), settling(&intent(kind))] {
                 let early = History { due: Some(at(50)), ..history };
-                let planned = planned(&intent(kind), &early, &policy(), 10);
-                let Plan::Decide(decision) = planned.plan else { panic!("{kind} does not wait") };
+                let decision = decided(&intent(kind), &early, &policy(), 10);
                 assert_eq!(decision.then, Then::Wait(Waiting::NotDue));
                 assert_eq!(decision.history, early);
             }
@@ -178,8 +182,8 @@ mod a_rollback {
     fn is_not_called_before_its_wait_is_over() {
         for (since, from) in [(None, 6), (Some(at(-4)), 2), (Some(at(-60)), -54)] {
             let rollback = rollback(since);
-            let planned = check(&rollback, &fresh(&rollback), from - 1, "call: rollback_wait in 1s");
-            let Plan::Decide(decision) = planned.plan else { unreachable!() };
+            check(&rollback, &fresh(&rollback), from - 1, "call: rollback_wait in 1s");
+            let decision = decided(&rollback, &fresh(&rollback), &policy(), from - 1);
             assert_eq!(decision.history, History { due: Some(at(from)), ..fresh(&rollback) }, "no attempt");
             check(&rollback, &fresh(&rollback), from, "call");
         }
@@ -200,8 +204,7 @@ mod the_budget_of_phase_call {
         for kind in Kind::ALL {
             let history = called(&intent(kind));
             check(&intent(kind), &history, AGE_MAX - 1, "call");
-            let planned = planned(&intent(kind), &history, &policy(), AGE_MAX);
-            let Plan::Decide(decision) = planned.plan else { panic!("{kind} is not decided") };
+            let decision = decided(&intent(kind), &history, &policy(), AGE_MAX);
             let expected = DeadReason::GivenUp(GivenUpReason::DeadlinePassed);
             assert_eq!(decision.then, Then::DeadLetter(expected));
         }
@@ -213,8 +216,7 @@ mod the_budget_of_phase_call {
             let history = |attempts| History { attempts, ..called(&intent(kind)) };
             check(&intent(kind), &history(11), 100, "call");
             for attempts in [12, 13] {
-                let planned = planned(&intent(kind), &history(attempts), &policy(), 100);
-                let Plan::Decide(decision) = planned.plan else { panic!("{kind} is not decided") };
+                let decision = decided(&intent(kind), &history(attempts), &policy(), 100);
                 let expected = DeadReason::GivenUp(GivenUpReason::AttemptsExhausted);
                 assert_eq!(decision.then, Then::DeadLetter(expected));
             }
