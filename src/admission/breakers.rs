@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::breaker::{Breaker, Caller, EndpointSignal, Pass, Probe, Transition};
+use crate::domain::breaker::{Breaker, Caller, EndpointSignal, Transition};
+use crate::domain::gate::{Pass, Probe};
 use crate::domain::intent::{Kind, MerchantName};
 use crate::domain::retry::Jitter;
 
@@ -14,14 +15,6 @@ use crate::domain::retry::Jitter;
 pub(super) struct Breakers {
     lanes: BTreeMap<Kind, Breaker>,
     merchants: BTreeMap<(Kind, MerchantName), Breaker>,
-}
-
-/// Whether a letter may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Faced {
-    Open,
-    Probe(Ticket),
-    Wait { paused_for: Duration },
 }
 
 /// A probe, and whose pause it may end.
@@ -40,26 +33,29 @@ pub(super) enum MerchantPause {
 }
 
 impl Breakers {
-    /// Whether a letter may call now. A probe is given up on after `probe_max`.
+    /// Lets a letter call, perhaps as a probe; `Err`: how long the endpoint has been paused. A probe is given up on after
+    /// `probe_max`.
     pub(super) fn pass(
         &mut self,
         kind: Kind,
         merchant: &MerchantName,
         now: Duration,
         probe_max: Duration,
-    ) -> Faced {
-        let faced = |pass, ticket: fn(Probe) -> Ticket| match pass {
-            Pass::Open => Faced::Open,
-            Pass::Probe(probe) => Faced::Probe(ticket(probe)),
-            Pass::Wait { paused_for } => Faced::Wait { paused_for },
-        };
+    ) -> Result<Option<Ticket>, Duration> {
         let lane = self.lanes.entry(kind).or_default();
-        if lane.paused_for(now).is_some() {
-            return faced(lane.pass(now, probe_max), Ticket::Lane);
-        }
-        match self.merchants.get_mut(&(kind, merchant.clone())) {
-            Some(breaker) => faced(breaker.pass(now, probe_max), Ticket::Merchant),
-            None => Faced::Open,
+        let is_lane = lane.paused_for(now).is_some();
+        let breaker = match is_lane {
+            true => lane,
+            false => match self.merchants.get_mut(&(kind, merchant.clone())) {
+                Some(breaker) => breaker,
+                None => return Ok(None),
+            },
+        };
+        match breaker.pass(now, probe_max) {
+            Pass::Open => Ok(None),
+            Pass::Probe(probe) if is_lane => Ok(Some(Ticket::Lane(probe))),
+            Pass::Probe(probe) => Ok(Some(Ticket::Merchant(probe))),
+            Pass::Wait(_) => Err(breaker.paused_for(now).unwrap_or_default()),
         }
     }
 
@@ -142,7 +138,7 @@ mod tests {
     }
 
     fn waits(breakers: &mut Breakers, kind: Kind, name: &str) -> bool {
-        matches!(breakers.pass(kind, &merchant(name), NOW, PROBE_MAX), Faced::Wait { .. })
+        breakers.pass(kind, &merchant(name), NOW, PROBE_MAX).is_err()
     }
 
     #[test]
@@ -165,7 +161,7 @@ mod tests {
         assert_eq!(breakers.next_probe(KIND, NOW), None);
         let later = NOW + Duration::from_secs(1);
         let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
-        assert!(matches!(faced, Faced::Probe(Ticket::Merchant(_))), "{faced:?}");
+        assert!(matches!(faced, Ok(Some(Ticket::Merchant(_)))), "{faced:?}");
     }
 
     #[test]
@@ -176,7 +172,7 @@ mod tests {
         hear(&mut breakers, "two", EndpointSignal::Failed);
         let later = NOW + Duration::from_secs(1);
         let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
-        assert!(matches!(faced, Faced::Probe(Ticket::Lane(_))), "{faced:?}");
+        assert!(matches!(faced, Ok(Some(Ticket::Lane(_)))), "{faced:?}");
         hear(&mut breakers, "two", EndpointSignal::Answered);
         assert!(!waits(&mut breakers, KIND, "one"));
     }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::domain::classify::{LockOutScope, Verdict};
+use crate::domain::gate::{Pass, Probe};
 use crate::domain::history::LastReply;
 use crate::domain::intent::{Api, Kind, MerchantName};
-use crate::domain::lockout::{LockOut, LockOutChange, LockOutPass, LockOutSignal};
+use crate::domain::lockout::{LockOut, LockOutChange, LockOutSignal};
 use crate::domain::retry::{Jitter, Tiers};
 
 /// The lock-outs. There are at most as many as merchants times APIs and endpoints, so they are never forgotten.
@@ -26,25 +25,46 @@ fn scopes(kind: Kind, merchant: &MerchantName) -> [Scope; 2] {
     [Scope::Api(kind.api(), merchant.clone()), Scope::Endpoint(kind, merchant.clone())]
 }
 
+/// The probes as which a letter passes: of its API, and of its endpoint.
+pub(super) type Probes = [Option<Probe>; 2];
+
+/// A letter has to wait for the end of a lock-out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LockedOut {
+    /// After so long it may come again.
+    pub(super) wait: Duration,
+    /// What the gateway said last.
+    pub(super) last: LastReply,
+}
+
 impl LockOuts {
-    /// Whether a letter of this kind and merchant may call now. One that probes is given up on after `probe_max`.
+    /// Lets a letter of this kind and merchant call, perhaps as a probe. A probe is given up on after `probe_max`.
     pub(super) fn pass(
         &mut self,
         kind: Kind,
         merchant: &MerchantName,
-        now: Timestamp,
+        now: Duration,
         probe_max: Duration,
-    ) -> LockOutPass {
-        let mut passed = LockOutPass::Open;
-        for scope in scopes(kind, merchant) {
-            let Some(lockout) = self.0.get_mut(&scope) else { continue };
+    ) -> Result<Probes, LockedOut> {
+        let scopes = scopes(kind, merchant);
+        // A letter is a probe of both or of none: one that has to wait for the other would find out nothing.
+        let shut = scopes.iter().filter_map(|scope| self.0.get(scope));
+        let is_shut = shut.filter_map(|lockout| lockout.next_probe(now)).any(|next| !next.is_zero());
+        let mut probes = [None, None];
+        for (scope, passed) in scopes.iter().zip(&mut probes) {
+            let Some(lockout) = self.0.get_mut(scope) else { continue };
+            if is_shut && lockout.next_probe(now).is_none_or(|next| next.is_zero()) {
+                continue;
+            }
             match lockout.pass(now, probe_max) {
-                LockOutPass::Open => {}
-                LockOutPass::Probe => passed = LockOutPass::Probe,
-                wait @ LockOutPass::Wait { .. } => return wait,
+                Pass::Open => {}
+                Pass::Probe(probe) => *passed = Some(probe),
+                Pass::Wait(wait) => {
+                    return Err(LockedOut { wait, last: lockout.last().cloned().unwrap_or_default() });
+                }
             }
         }
-        passed
+        Ok(probes)
     }
 
     /// How long it is until a letter of this kind may probe the lock-out of one of these merchants; zero if now.
@@ -53,7 +73,7 @@ impl LockOuts {
         &self,
         kind: Kind,
         merchants: impl Iterator<Item = &'a MerchantName>,
-        now: Timestamp,
+        now: Duration,
     ) -> Option<Duration> {
         let next = merchants.map(|merchant| {
             let lockouts = scopes(kind, merchant).into_iter().filter_map(|scope| self.0.get(&scope));
@@ -67,14 +87,10 @@ impl LockOuts {
         &mut self,
         kind: Kind,
         merchant: &MerchantName,
-        moment: (Timestamp, &Tiers, Jitter),
+        probes: Probes,
+        moment: (Duration, &Tiers, Jitter),
     ) {
-        let (now, tiers, jitter) = moment;
-        for scope in scopes(kind, merchant) {
-            if let Some(lockout) = self.0.get_mut(&scope) {
-                lockout.hear(LockOutSignal::Nothing, now, tiers, jitter);
-            }
-        }
+        self.hear_of_both(kind, merchant, LockOutSignal::Nothing, probes, moment);
     }
 
     /// Takes note of what a call's verdict says about its lock-outs.
@@ -84,18 +100,19 @@ impl LockOuts {
         merchant: &MerchantName,
         verdict: &Verdict,
         last: &LastReply,
-        moment: (Timestamp, &Tiers, Jitter),
+        probes: Probes,
+        moment: (Duration, &Tiers, Jitter),
     ) -> LockOutChange {
         let (now, tiers, jitter) = moment;
-        let [api, endpoint] = scopes(kind, merchant);
         let heard = match verdict {
             Verdict::LockedOut(scope) => {
-                let scope = match scope {
-                    LockOutScope::Api => api,
-                    LockOutScope::Endpoint => endpoint,
+                let ([api, endpoint], [of_api, of_endpoint]) = (scopes(kind, merchant), probes);
+                let (scope, probe) = match scope {
+                    LockOutScope::Api => (api, of_api),
+                    LockOutScope::Endpoint => (endpoint, of_endpoint),
                 };
                 let heard = LockOutSignal::LockedOut(last.clone());
-                return self.0.entry(scope).or_default().hear(heard, now, tiers, jitter);
+                return self.0.entry(scope).or_default().hear(heard, probe, now, tiers, jitter);
             }
             Verdict::NeverSent => LockOutSignal::Nothing,
             Verdict::Done(_)
@@ -110,11 +127,23 @@ impl LockOuts {
                 None => LockOutSignal::Nothing,
             },
         };
+        self.hear_of_both(kind, merchant, heard, probes, moment)
+    }
+
+    fn hear_of_both(
+        &mut self,
+        kind: Kind,
+        merchant: &MerchantName,
+        heard: LockOutSignal,
+        probes: Probes,
+        moment: (Duration, &Tiers, Jitter),
+    ) -> LockOutChange {
+        let (now, tiers, jitter) = moment;
         let mut changed = LockOutChange::None;
-        for scope in [api, endpoint] {
-            if let Some(lockout) = self.0.get_mut(&scope)
+        for (scope, probe) in scopes(kind, merchant).iter().zip(probes) {
+            if let Some(lockout) = self.0.get_mut(scope)
                 && let change @ (LockOutChange::Shut | LockOutChange::Opened(_)) =
-                    lockout.hear(heard.clone(), now, tiers, jitter)
+                    lockout.hear(heard.clone(), probe, now, tiers, jitter)
             {
                 changed = change;
             }
@@ -136,14 +165,14 @@ mod tests {
         let tier = Tier { length: Duration::from_secs(1), name: "1s".to_owned() };
         let tiers = Tiers::try_new(vec![tier]).expect("tiers");
         let last = LastReply::default();
-        let moment = (Timestamp::UNIX_EPOCH, &tiers, Jitter::new(0.0));
-        let change = lockouts.hear(kind, &merchant("one"), &Verdict::LockedOut(scope), &last, moment);
+        let moment = (Duration::ZERO, &tiers, Jitter::new(0.0));
+        let verdict = Verdict::LockedOut(scope);
+        let change = lockouts.hear(kind, &merchant("one"), &verdict, &last, [None, None], moment);
         assert_eq!(change, LockOutChange::Shut);
     }
 
     fn waits(lockouts: &mut LockOuts, kind: Kind, name: &str) -> bool {
-        let pass = lockouts.pass(kind, &merchant(name), Timestamp::UNIX_EPOCH, Duration::from_secs(30));
-        matches!(pass, LockOutPass::Wait { .. })
+        lockouts.pass(kind, &merchant(name), Duration::ZERO, Duration::from_secs(30)).is_err()
     }
 
     #[test]
@@ -161,7 +190,7 @@ mod tests {
         let mut lockouts = LockOuts::default();
         let merchants = [merchant("one"), merchant("two")];
         let next = |lockouts: &LockOuts, kind, merchants: &[MerchantName]| {
-            lockouts.next_probe(kind, merchants.iter(), Timestamp::UNIX_EPOCH)
+            lockouts.next_probe(kind, merchants.iter(), Duration::ZERO)
         };
         locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Api);
         assert_eq!(next(&lockouts, Kind::AsyncCancel, &merchants), None);

@@ -18,9 +18,9 @@ use crate::domain::breaker::{Caller, EndpointSignal};
 use crate::domain::classify::Verdict;
 use crate::domain::history::LastReply;
 use crate::domain::intent::{Api, CancelIntent, Kind, MerchantName};
-use crate::domain::lockout::{LockOutChange, LockOutPass};
+use crate::domain::lockout::LockOutChange;
 use crate::domain::reply::Reply;
-use crate::domain::retry::{Tiers, elapsed, later};
+use crate::domain::retry::{Tiers, later};
 use crate::domain::step::{Inquiry, Question};
 use crate::domain::waiting::Waiting;
 use crate::telemetry::events::{self, IntentRef};
@@ -29,10 +29,10 @@ mod breakers;
 mod limits;
 mod lockouts;
 
-use breakers::{Breakers, Faced, MerchantPause, Ticket};
+use breakers::{Breakers, MerchantPause, Ticket};
 use limits::{ApiLimits, Use};
 pub use limits::{LimitPermit, ROOM_WAIT_MAX};
-use lockouts::LockOuts;
+use lockouts::{LockOuts, LockedOut, Probes};
 
 /// While somebody should find out and nobody does, it is looked for a letter so often: the lane may be empty, or its
 /// first letter be one that is not called for.
@@ -49,9 +49,8 @@ pub struct Admission {
     probe_max: Duration,
     clock: Clock,
     jitter: JitterSource,
-    /// Pauses and waits are measured by a clock that nobody sets: it runs on from the time of day at this moment.
+    /// Pauses and waits are measured since this moment: nobody sets that clock.
     begun: Instant,
-    begun_at: Timestamp,
     limits: ApiLimits,
     known: Mutex<State>,
     /// Something is known that may change how much a lane takes.
@@ -66,7 +65,7 @@ struct State {
     lockouts: LockOuts,
     breakers: Breakers,
     /// Until when the letters of a merchant wait, as the gateway asked.
-    slowed: BTreeMap<(Api, MerchantName), Timestamp>,
+    slowed: BTreeMap<(Api, MerchantName), Duration>,
     /// Lanes that were told to be paused, since when, and why.
     paused: BTreeMap<Kind, (Duration, &'static str)>,
 }
@@ -97,7 +96,7 @@ pub struct Admitted<'a> {
     kind: Kind,
     caller: Caller,
     ticket: Option<Ticket>,
-    lockout: LockOutPass,
+    lockout: Probes,
     heard: bool,
     _place: LimitPermit,
 }
@@ -119,7 +118,6 @@ impl Admission {
             tiers: config.policy.tiers.clone(),
             retry_after_max: config.policy.retry_after_max,
             probe_max: config.policy.call_timeout.saturating_mul(2),
-            begun_at: clock.now(),
             clock,
             jitter,
             begun: Instant::now(),
@@ -143,30 +141,29 @@ impl Admission {
             self.look_ahead(kind, merchant)?;
         }
         let place = self.place(api, Use::Call(kind), 1).await?;
-        let (now, uptime) = (self.steady(), self.begun.elapsed());
+        let now = self.begun.elapsed();
         let mut known = self.lock();
         self.slowed(&known, api, merchant, now)?;
-        if let Some(paused_for) = known.breakers.waits(kind, merchant, uptime) {
+        if let Some(paused_for) = known.breakers.waits(kind, merchant, now) {
             return Err(self.endpoint_down(paused_for));
         }
-        let lockout = known.lockouts.pass(kind, merchant, now, self.probe_max);
-        if let LockOutPass::Wait { until, last } = lockout {
-            return Err(Hindrance::LockedOut { until: self.by_the_clock(until, now), last });
+        let lockout = known
+            .lockouts
+            .pass(kind, merchant, now, self.probe_max)
+            .map_err(|LockedOut { wait, last }| Hindrance::LockedOut { until: self.after(wait), last })?;
+        let paused_for = known.breakers.paused_for(kind, merchant, now);
+        let ticket = known
+            .breakers
+            .pass(kind, merchant, now, self.probe_max)
+            // No other letter was let in since the look.
+            .map_err(|paused_for| self.endpoint_down(paused_for))?;
+        if ticket.is_some() {
+            let id = intent.id.to_string();
+            let of = IntentRef::intent(&id, kind.as_str(), merchant.as_str());
+            events::lane_probing(of, paused_for.unwrap_or_default());
         }
-        let paused_for = known.breakers.paused_for(kind, merchant, uptime);
-        let ticket = match known.breakers.pass(kind, merchant, uptime, self.probe_max) {
-            Faced::Open => None,
-            Faced::Probe(ticket) => {
-                let id = intent.id.to_string();
-                let of = IntentRef::intent(&id, kind.as_str(), merchant.as_str());
-                events::lane_probing(of, paused_for.unwrap_or_default());
-                Some(ticket)
-            }
-            // Nobody was let in since the look.
-            Faced::Wait { paused_for } => return Err(self.endpoint_down(paused_for)),
-        };
         drop(known);
-        if ticket.is_some() || lockout == LockOutPass::Probe {
+        if ticket.is_some() || lockout.iter().any(Option::is_some) {
             self.changed.notify_one();
         }
         let caller = Caller { merchant: merchant.clone(), intent: intent.id };
@@ -179,7 +176,7 @@ impl Admission {
     /// Why it has to wait in a delay queue.
     pub async fn look(&self, intent: &CancelIntent, inquiry: &Inquiry) -> Result<LimitPermit, Hindrance> {
         let api = inquiry.question.api();
-        self.slowed(&self.lock(), api, &intent.merchant, self.steady())?;
+        self.slowed(&self.lock(), api, &intent.merchant, self.begun.elapsed())?;
         self.place(api, Use::Look(intent.kind()), requests(&inquiry.question)).await
     }
 
@@ -204,15 +201,15 @@ impl Admission {
 
     /// How much a lane takes now, and after how long that must be looked at again.
     fn consume_mode(&self, kind: Kind) -> (ConsumeMode, Option<Duration>) {
-        let (now, uptime) = (self.steady(), self.begun.elapsed());
+        let now = self.begun.elapsed();
         let mut known = self.lock();
         let keyed = self.keyed.get(&kind.api()).into_iter().flatten();
         let lockouts = known.lockouts.next_probe(kind, keyed, now);
-        let breaker = known.breakers.next_probe(kind, uptime);
+        let breaker = known.breakers.next_probe(kind, now);
         let (next, why) = match (breaker, lockouts) {
             (None, None) => {
                 if let Some((since, _)) = known.paused.remove(&kind) {
-                    events::lane_resumed(kind.as_str(), None, uptime.saturating_sub(since));
+                    events::lane_resumed(kind.as_str(), None, now.saturating_sub(since));
                 }
                 return (ConsumeMode::All, None);
             }
@@ -220,7 +217,7 @@ impl Admission {
             (None, Some(lockouts)) => (lockouts, Waiting::LockedOut),
         };
         let why = why.as_str();
-        let (_, told) = known.paused.entry(kind).or_insert((uptime, ""));
+        let (_, told) = known.paused.entry(kind).or_insert((now, ""));
         if *told != why {
             events::lane_paused(kind.as_str(), None, why);
             *told = why;
@@ -234,9 +231,10 @@ impl Admission {
 
     /// A letter that would have to wait after having waited for room is told so before.
     fn look_ahead(&self, kind: Kind, merchant: &MerchantName) -> Result<(), Hindrance> {
+        let now = self.begun.elapsed();
         let known = self.lock();
-        self.slowed(&known, kind.api(), merchant, self.steady())?;
-        match known.breakers.waits(kind, merchant, self.begun.elapsed()) {
+        self.slowed(&known, kind.api(), merchant, now)?;
+        match known.breakers.waits(kind, merchant, now) {
             None => Ok(()),
             Some(paused_for) => Err(self.endpoint_down(paused_for)),
         }
@@ -247,11 +245,11 @@ impl Admission {
         known: &State,
         api: Api,
         merchant: &MerchantName,
-        now: Timestamp,
+        now: Duration,
     ) -> Result<(), Hindrance> {
         match known.slowed.get(&(api, merchant.clone())) {
             Some(until) if *until > now => {
-                Err(Hindrance::Waits { until: self.by_the_clock(*until, now), why: Waiting::SlowedDown })
+                Err(Hindrance::Waits { until: self.after(*until - now), why: Waiting::SlowedDown })
             }
             Some(_) | None => Ok(()),
         }
@@ -259,7 +257,7 @@ impl Admission {
 
     /// About as long again as it has lasted, so that what waits is there soon after the endpoint is back.
     fn endpoint_down(&self, paused_for: Duration) -> Hindrance {
-        let until = later(self.clock.now(), self.tiers.after_elapsed(paused_for, self.jitter.draw()));
+        let until = self.after(self.tiers.after_elapsed(paused_for, self.jitter.draw()));
         Hindrance::Waits { until, why: Waiting::EndpointDown }
     }
 
@@ -271,19 +269,14 @@ impl Admission {
             () = tokio::time::sleep(ROOM_WAIT_MAX) => None,
         };
         placed.ok_or_else(|| Hindrance::Waits {
-            until: later(self.clock.now(), self.tiers.after_elapsed(ROOM_WAIT_MAX, self.jitter.draw())),
+            until: self.after(self.tiers.after_elapsed(ROOM_WAIT_MAX, self.jitter.draw())),
             why: Waiting::NoRoom,
         })
     }
 
-    /// The time of day as it would be had nobody set the clock since the lanes began.
-    fn steady(&self) -> Timestamp {
-        later(self.begun_at, self.begun.elapsed())
-    }
-
-    /// A time of the steady clock, by the clock as it is now: what a letter carries is read by that one.
-    fn by_the_clock(&self, until: Timestamp, steady_now: Timestamp) -> Timestamp {
-        later(self.clock.now(), elapsed(steady_now, until))
+    /// The time of day after so long: what a letter carries is read by that clock.
+    fn after(&self, wait: Duration) -> Timestamp {
+        later(self.clock.now(), wait)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -296,19 +289,20 @@ impl Admitted<'_> {
     pub fn hear(&mut self, reply: &Reply, verdict: &Verdict, last: &LastReply) {
         self.heard = true;
         let Admission { jitter, tiers, .. } = self.admission;
-        let (now, uptime, jitter) = (self.admission.steady(), self.admission.begun.elapsed(), jitter.draw());
+        let (now, jitter) = (self.admission.begun.elapsed(), jitter.draw());
         let (kind, api, merchant) = (self.kind, self.kind.api(), &self.caller.merchant);
         let mut known = self.admission.lock();
-        let was_paused = known.breakers.next_probe(kind, uptime).is_some();
-        let lockout = known.lockouts.hear(kind, merchant, verdict, last, (now, tiers, jitter));
+        let was_paused = known.breakers.next_probe(kind, now).is_some();
+        let moment = (now, tiers, jitter);
+        let lockout = known.lockouts.hear(kind, merchant, verdict, last, self.lockout, moment);
         let heard = EndpointSignal::of(reply, verdict);
-        let breaker = known.breakers.hear(kind, &self.caller, heard, self.ticket, (uptime, jitter));
+        let breaker = known.breakers.hear(kind, &self.caller, heard, self.ticket, (now, jitter));
         let slowed = match verdict {
             Verdict::Busy(Some(retry_after)) => {
                 let wait = retry_after.wait(self.admission.clock.now(), self.admission.retry_after_max);
                 let until = known.slowed.entry((api, merchant.clone())).or_insert(now);
                 let is_news = *until <= now && !wait.is_zero();
-                *until = (*until).max(later(now, wait));
+                *until = (*until).max(now.saturating_add(wait));
                 is_news.then_some(wait)
             }
             Verdict::Busy(None)
@@ -322,7 +316,7 @@ impl Admitted<'_> {
             | Verdict::LockedOut(_)
             | Verdict::NotConfigured => None,
         };
-        let is_paused = known.breakers.next_probe(kind, uptime).is_some();
+        let is_paused = known.breakers.next_probe(kind, now).is_some();
         drop(known);
         if was_paused || is_paused || lockout != LockOutChange::None {
             self.admission.changed.notify_one();
@@ -354,14 +348,12 @@ impl Drop for Admitted<'_> {
             return;
         }
         let Admission { jitter, tiers, .. } = self.admission;
-        let (now, uptime, jitter) = (self.admission.steady(), self.admission.begun.elapsed(), jitter.draw());
+        let (now, jitter) = (self.admission.begun.elapsed(), jitter.draw());
         let mut known = self.admission.lock();
-        known.breakers.hear(self.kind, &self.caller, EndpointSignal::Nothing, self.ticket, (uptime, jitter));
-        if self.lockout == LockOutPass::Probe {
-            known.lockouts.not_called(self.kind, &self.caller.merchant, (now, tiers, jitter));
-        }
+        known.breakers.hear(self.kind, &self.caller, EndpointSignal::Nothing, self.ticket, (now, jitter));
+        known.lockouts.not_called(self.kind, &self.caller.merchant, self.lockout, (now, tiers, jitter));
         drop(known);
-        if self.ticket.is_some() || self.lockout == LockOutPass::Probe {
+        if self.ticket.is_some() || self.lockout.iter().any(Option::is_some) {
             self.admission.changed.notify_one();
         }
     }

@@ -1,12 +1,11 @@
 //! The breaker: an endpoint that is known to be down is not called, so that no letter burns its attempts on it. One
 //! letter at a time finds out whether it is back.
-//!
-//! No clock is read here: `now` is any time that only goes forward, since a beginning of the caller's choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::classify::Verdict;
+use super::gate::{Gate, Pass, Probe};
 use super::http_status::HttpStatus;
 use super::intent::{IntentId, MerchantName};
 use super::reply::{NeverSent, Reply};
@@ -81,24 +80,6 @@ pub struct Caller {
     pub intent: IntentId,
 }
 
-/// A call that finds out whether the endpoint is back; each has a number of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe(u64);
-
-/// Whether a letter may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pass {
-    /// It may.
-    Open,
-    /// It may, as the one that finds out.
-    Probe(Probe),
-    /// It waits.
-    Wait {
-        /// How long the endpoint has been paused.
-        paused_for: Duration,
-    },
-}
-
 /// What follows from a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
@@ -113,67 +94,29 @@ pub enum Transition {
 /// The breaker of an endpoint, or of one merchant at it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Breaker {
-    state: State,
+    /// Shut while the endpoint is paused; then with the number of probes that failed.
+    gate: Gate<u32>,
+    /// The failures since the last answer, and for which intents they were.
+    failures: u32,
+    intents: BTreeSet<IntentId>,
     /// When a merchant was answered last, if it has not failed since. As many as there are merchants.
     answered: BTreeMap<MerchantName, Duration>,
-    probes: u64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum State {
-    /// Everybody calls. The failures since the last answer, and for whom they were.
-    Closed { failures: u32, intents: BTreeSet<IntentId> },
-    /// Nobody calls but the probe.
-    Paused(Paused),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Paused {
-    since: Duration,
-    /// Probes that failed.
-    failures: u32,
-    /// Not before this does anybody find out.
-    probe_from: Duration,
-    /// Who finds out, and when that one is given up on.
-    probing: Option<(Probe, Duration)>,
-}
-
-impl Default for State {
-    fn default() -> State {
-        State::Closed { failures: 0, intents: BTreeSet::new() }
-    }
 }
 
 impl Breaker {
     /// Whether a letter may call now. A probe is given up on after `probe_max`.
     pub fn pass(&mut self, now: Duration, probe_max: Duration) -> Pass {
-        let paused = match &mut self.state {
-            State::Closed { .. } => return Pass::Open,
-            State::Paused(paused) => paused,
-        };
-        if !paused.next_probe(now).is_zero() {
-            return Pass::Wait { paused_for: now.saturating_sub(paused.since) };
-        }
-        self.probes += 1;
-        let probe = Probe(self.probes);
-        paused.probing = Some((probe, now.saturating_add(probe_max)));
-        Pass::Probe(probe)
+        self.gate.pass(now, probe_max)
     }
 
     /// How long the endpoint has been paused, if it is.
     pub fn paused_for(&self, now: Duration) -> Option<Duration> {
-        match &self.state {
-            State::Closed { .. } => None,
-            State::Paused(paused) => Some(now.saturating_sub(paused.since)),
-        }
+        self.gate.shut_for(now)
     }
 
-    /// How long it is until somebody may find out; zero if now. `None`: there is nothing to find out.
+    /// How long it is until a probe may pass; zero if now. `None`: it is not paused.
     pub fn next_probe(&self, now: Duration) -> Option<Duration> {
-        match &self.state {
-            State::Closed { .. } => None,
-            State::Paused(paused) => Some(paused.next_probe(now)),
-        }
+        self.gate.next_probe(now)
     }
 
     /// Takes note of what a call's reply says. `probe` is what the caller was given when it passed as one.
@@ -190,55 +133,54 @@ impl Breaker {
             EndpointSignal::Failed => drop(self.answered.remove(&caller.merchant)),
             EndpointSignal::LockedOut | EndpointSignal::Nothing => {}
         }
-        match (&mut self.state, heard) {
-            (State::Closed { .. }, EndpointSignal::LockedOut | EndpointSignal::Nothing) => Transition::None,
-            (State::Closed { failures, intents }, EndpointSignal::Answered) => {
-                *failures = 0;
-                intents.clear();
-                Transition::None
+        let is_paused = self.gate.shut_for(now).is_some();
+        match heard {
+            EndpointSignal::Answered => {
+                self.failures = 0;
+                self.intents.clear();
+                self.resume(now)
             }
-            (State::Closed { failures, intents }, EndpointSignal::Failed) => {
-                *failures = failures.saturating_add(1);
-                if intents.len() < INTENTS_MIN {
-                    intents.insert(caller.intent);
+            // Also of a call that was begun before the pause: it is not down if it answers.
+            EndpointSignal::LockedOut if is_paused => self.resume(now),
+            EndpointSignal::Failed if !is_paused => {
+                self.failures = self.failures.saturating_add(1);
+                if self.intents.len() < INTENTS_MIN {
+                    self.intents.insert(caller.intent);
                 }
                 let another_was_answered =
                     self.answered.values().any(|at| now.saturating_sub(*at) < ANSWERED_LATELY);
-                if *failures < FAILURES_MIN || intents.len() < INTENTS_MIN || another_was_answered {
+                if self.failures < FAILURES_MIN || self.intents.len() < INTENTS_MIN || another_was_answered {
                     return Transition::None;
                 }
-                let probe_from = now.saturating_add(pause(0, jitter));
-                self.state = State::Paused(Paused { since: now, failures: 0, probe_from, probing: None });
+                self.gate.shut(0, now, pause(0, jitter));
                 Transition::Pause
             }
-            // Also of a call that was begun before the pause: it is not down if it answers.
-            (State::Paused(paused), EndpointSignal::Answered | EndpointSignal::LockedOut) => {
-                let paused_for = now.saturating_sub(paused.since);
-                self.state = State::default();
-                Transition::Resume(paused_for)
+            EndpointSignal::Failed => {
+                if let Some(failures) = self.gate.probing(probe) {
+                    *failures = failures.saturating_add(1);
+                    let wait = pause(*failures, jitter);
+                    self.gate.probe_again(now, wait);
+                }
+                Transition::None
             }
-            (State::Paused(paused), EndpointSignal::Failed | EndpointSignal::Nothing) => {
-                let is_ours = paused.probing.is_some_and(|(probing, _)| Some(probing) == probe);
-                // Calls that were begun before the pause end one after the other, and tell nothing new.
-                if is_ours {
-                    match heard {
-                        EndpointSignal::Failed => paused.failures = paused.failures.saturating_add(1),
-                        EndpointSignal::Answered | EndpointSignal::LockedOut | EndpointSignal::Nothing => {}
-                    }
-                    paused.probe_from = now.saturating_add(pause(paused.failures, jitter));
-                    paused.probing = None;
+            EndpointSignal::LockedOut | EndpointSignal::Nothing => {
+                if let Some(failures) = self.gate.probing(probe) {
+                    let wait = pause(*failures, jitter);
+                    self.gate.probe_again(now, wait);
                 }
                 Transition::None
             }
         }
     }
-}
 
-impl Paused {
-    fn next_probe(&self, now: Duration) -> Duration {
-        match self.probing {
-            Some((_, until)) => until.saturating_sub(now),
-            None => self.probe_from.saturating_sub(now),
+    fn resume(&mut self, now: Duration) -> Transition {
+        match self.gate.open(now) {
+            Some(paused_for) => {
+                self.failures = 0;
+                self.intents.clear();
+                Transition::Resume(paused_for)
+            }
+            None => Transition::None,
         }
     }
 }
@@ -298,7 +240,7 @@ mod tests {
     fn probe(breaker: &mut Breaker, at: f64) -> Probe {
         match breaker.pass(s(at), PROBE_MAX) {
             Pass::Probe(probe) => probe,
-            pass @ (Pass::Open | Pass::Wait { .. }) => panic!("{pass:?} at {at}"),
+            pass @ (Pass::Open | Pass::Wait(_)) => panic!("{pass:?} at {at}"),
         }
     }
 
@@ -382,12 +324,12 @@ mod tests {
     #[test]
     fn while_it_is_paused_one_letter_at_a_time_finds_out() {
         let mut breaker = paused();
-        assert!(matches!(breaker.pass(s(100.1), PROBE_MAX), Pass::Wait { .. }));
+        assert!(matches!(breaker.pass(s(100.1), PROBE_MAX), Pass::Wait(_)));
         let probe = probe(&mut breaker, 101.0);
-        assert!(matches!(breaker.pass(s(101.0), PROBE_MAX), Pass::Wait { .. }));
+        assert!(matches!(breaker.pass(s(101.0), PROBE_MAX), Pass::Wait(_)));
         // What was called before the pause ends meanwhile.
         assert_eq!(hear(&mut breaker, EndpointSignal::Failed, None, 102.0), Transition::None);
-        assert!(matches!(breaker.pass(s(110.0), PROBE_MAX), Pass::Wait { .. }));
+        assert!(matches!(breaker.pass(s(110.0), PROBE_MAX), Pass::Wait(_)));
         assert_eq!(hear(&mut breaker, EndpointSignal::Failed, Some(probe), 111.0), Transition::None);
         assert_eq!(breaker.next_probe(s(111.0)).map(|wait| wait.as_millis()), Some(999));
     }
@@ -424,12 +366,12 @@ mod tests {
         let told_nothing = probe(&mut breaker, 101.0);
         hear(&mut breaker, EndpointSignal::Nothing, Some(told_nothing), 101.0);
         let lost = probe(&mut breaker, 101.5);
-        assert!(matches!(breaker.pass(s(161.0), PROBE_MAX), Pass::Wait { .. }));
+        assert!(matches!(breaker.pass(s(161.0), PROBE_MAX), Pass::Wait(_)));
         let next = probe(&mut breaker, 161.5);
         assert_ne!(lost, next);
         // The lost one comes back after all, and is not taken for the next.
         hear(&mut breaker, EndpointSignal::Failed, Some(lost), 162.0);
-        assert!(matches!(breaker.pass(s(170.0), PROBE_MAX), Pass::Wait { .. }));
+        assert!(matches!(breaker.pass(s(170.0), PROBE_MAX), Pass::Wait(_)));
     }
 
     /// One thing that happens: how long after the one before, to whom, what.
@@ -457,8 +399,15 @@ mod tests {
         ]
     }
 
-    /// Plays these steps; whoever passes hears in the order of passing. Says how many probes ran at once at most.
-    fn play(breaker: &mut Breaker, steps: &[(u64, u8, u8, Step)]) -> (Duration, usize) {
+    /// What became of some steps: when they ended, how many probes ran at once at most, and the one still under way.
+    struct Played {
+        now: Duration,
+        probes_max: usize,
+        probing: Option<Probe>,
+    }
+
+    /// Plays these steps; the callers hear in the order in which they passed.
+    fn play(breaker: &mut Breaker, steps: &[(u64, u8, u8, Step)]) -> Played {
         let mut now = Duration::ZERO;
         let mut calling: Vec<Option<Probe>> = Vec::new();
         let mut probes_max = 0;
@@ -468,7 +417,7 @@ mod tests {
                 Step::Pass => match breaker.pass(now, Duration::MAX) {
                     Pass::Open => calling.push(None),
                     Pass::Probe(probe) => calling.push(Some(probe)),
-                    Pass::Wait { .. } => {}
+                    Pass::Wait(_) => {}
                 },
                 Step::Hear(heard) => {
                     let probe = if calling.is_empty() { None } else { calling.remove(0) };
@@ -482,24 +431,21 @@ mod tests {
             }
             probes_max = probes_max.max(calling.iter().flatten().count());
         }
-        (now, probes_max)
+        Played { now, probes_max, probing: calling.into_iter().flatten().next() }
     }
 
     proptest! {
         #[test]
         fn there_is_never_more_than_one_probe_at_a_time(steps in steps(any_heard())) {
-            let (_, probes_max) = play(&mut Breaker::default(), &steps);
+            let Played { probes_max, .. } = play(&mut Breaker::default(), &steps);
             prop_assert!(probes_max <= 1, "{probes_max} at once");
         }
 
         #[test]
         fn whatever_happened_a_probe_that_is_answered_ends_the_pause_soon(steps in steps(any_heard())) {
             let mut breaker = Breaker::default();
-            let (mut now, _) = play(&mut breaker, &steps);
-            if let Some((probe, _)) = match &breaker.state {
-                State::Closed { .. } => None,
-                State::Paused(paused) => paused.probing,
-            } {
+            let Played { mut now, probing, .. } = play(&mut breaker, &steps);
+            if let Some(probe) = probing {
                 breaker.hear(EndpointSignal::Failed, &caller("one", 1), Some(probe), now, Jitter::new(0.5));
             }
             now += PAUSE_MAX;
@@ -508,7 +454,7 @@ mod tests {
                 Pass::Probe(probe) => {
                     breaker.hear(EndpointSignal::Answered, &caller("one", 1), Some(probe), now, Jitter::new(0.5));
                 }
-                Pass::Wait { .. } => prop_assert!(false, "nobody may find out after the longest pause"),
+                Pass::Wait(_) => prop_assert!(false, "nobody may find out after the longest pause"),
             }
             prop_assert_eq!(breaker.pass(now, PROBE_MAX), Pass::Open);
         }
@@ -518,7 +464,7 @@ mod tests {
             steps in steps(prop_oneof![Just(EndpointSignal::Answered), Just(EndpointSignal::LockedOut), Just(EndpointSignal::Nothing)])
         ) {
             let mut breaker = Breaker::default();
-            let (now, _) = play(&mut breaker, &steps);
+            let Played { now, .. } = play(&mut breaker, &steps);
             prop_assert_eq!(breaker.paused_for(now), None);
         }
 

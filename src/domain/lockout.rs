@@ -3,44 +3,22 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
+use super::gate::{Gate, Pass, Probe};
 use super::history::LastReply;
-use super::retry::{Jitter, Tiers, elapsed, later};
+use super::retry::{Jitter, Tiers};
 
 /// The lock-out of one merchant from one API, or from one endpoint of it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LockOut {
-    shut: Option<Shut>,
+    gate: Gate<Cause>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Shut {
-    since: Timestamp,
+struct Cause {
     /// What the gateway said last.
     last: LastReply,
     /// How long it is waited from one probe to the next.
     wait: Duration,
-    /// Not before this does anybody find out.
-    probe_from: Timestamp,
-    /// Somebody is finding out, and is given up on at this time.
-    probing_until: Option<Timestamp>,
-}
-
-/// Whether a letter may call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LockOutPass {
-    /// It may.
-    Open,
-    /// It may, as the one that finds out.
-    Probe,
-    /// It waits, and tells in the end what stood in its way.
-    Wait {
-        /// Until then.
-        until: Timestamp,
-        /// What the gateway said last.
-        last: LastReply,
-    },
 }
 
 /// What a reply says about the lock-out.
@@ -67,45 +45,44 @@ pub enum LockOutChange {
 
 impl LockOut {
     /// Whether a letter may call now. A probe is given up on after `probe_max`.
-    pub fn pass(&mut self, now: Timestamp, probe_max: Duration) -> LockOutPass {
-        let Some(shut) = &mut self.shut else { return LockOutPass::Open };
-        // While somebody finds out, the others wait no longer than for the next probe: it may be over in a moment.
-        let probing = shut.probing_until.filter(|until| *until > now);
-        let until = probing.map_or(shut.probe_from, |until| until.min(later(now, shut.wait)));
-        if until > now {
-            return LockOutPass::Wait { until, last: shut.last.clone() };
+    pub fn pass(&mut self, now: Duration, probe_max: Duration) -> Pass {
+        match (self.gate.pass(now, probe_max), self.gate.cause()) {
+            // While a probe finds out, the others wait no longer than for the next one: it may be over in a moment.
+            (Pass::Wait(next), Some(cause)) => Pass::Wait(next.min(cause.wait)),
+            (pass, _) => pass,
         }
-        shut.probing_until = Some(later(now, probe_max));
-        LockOutPass::Probe
     }
 
-    /// How long it is until somebody may find out; zero if now. `None`: it is open.
-    pub fn next_probe(&self, now: Timestamp) -> Option<Duration> {
-        let shut = self.shut.as_ref()?;
-        Some(elapsed(now, shut.probing_until.unwrap_or(shut.probe_from)))
+    /// What the gateway said last, while it is shut: a letter that waits tells in the end what stood in its way.
+    pub fn last(&self) -> Option<&LastReply> {
+        Some(&self.gate.cause()?.last)
     }
 
-    /// Takes note of what a call's reply says about the lock-out.
+    /// How long it is until a probe may pass; zero if now. `None`: it is open.
+    pub fn next_probe(&self, now: Duration) -> Option<Duration> {
+        self.gate.next_probe(now)
+    }
+
+    /// Takes note of what a call's reply says about the lock-out. `probe` is what the caller was given when it passed as one.
     pub fn hear(
         &mut self,
         heard: LockOutSignal,
-        now: Timestamp,
+        probe: Option<Probe>,
+        now: Duration,
         tiers: &Tiers,
         jitter: Jitter,
     ) -> LockOutChange {
-        match (heard, self.shut.take()) {
-            (LockOutSignal::LockedOut(last), before) => {
-                let since = before.map_or(now, |shut| shut.since);
-                let wait = tiers.after_elapsed(elapsed(since, now), jitter);
-                self.shut =
-                    Some(Shut { since, last, wait, probe_from: later(now, wait), probing_until: None });
+        match heard {
+            LockOutSignal::LockedOut(last) => {
+                let wait = tiers.after_elapsed(self.gate.shut_for(now).unwrap_or_default(), jitter);
+                self.gate.shut(Cause { last, wait }, now, wait);
                 LockOutChange::Shut
             }
-            (LockOutSignal::LetIn, Some(shut)) => LockOutChange::Opened(elapsed(shut.since, now)),
-            (LockOutSignal::LetIn | LockOutSignal::Nothing, None) => LockOutChange::None,
-            (LockOutSignal::Nothing, Some(shut)) => {
-                let probe_from = later(now, tiers.shortest().length);
-                self.shut = Some(Shut { probe_from, probing_until: None, ..shut });
+            LockOutSignal::LetIn => self.gate.open(now).map_or(LockOutChange::None, LockOutChange::Opened),
+            LockOutSignal::Nothing => {
+                if self.gate.probing(probe).is_some() {
+                    self.gate.probe_again(now, tiers.shortest().length);
+                }
                 LockOutChange::None
             }
         }
@@ -115,7 +92,7 @@ impl LockOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{at, policy};
+    use crate::domain::fixtures::policy;
 
     const PROBE_MAX: Duration = Duration::from_secs(30);
 
@@ -123,76 +100,91 @@ mod tests {
         LockOutSignal::LockedOut(LastReply { http_status: Some(401), ..LastReply::default() })
     }
 
-    fn hear(lockout: &mut LockOut, heard: LockOutSignal, seconds: i64) -> LockOutChange {
-        lockout.hear(heard, at(seconds), &policy().tiers, Jitter::new(0.0))
+    fn hear(
+        lockout: &mut LockOut,
+        heard: LockOutSignal,
+        probe: Option<Probe>,
+        seconds: u64,
+    ) -> LockOutChange {
+        lockout.hear(heard, probe, at(seconds), &policy().tiers, Jitter::new(0.0))
     }
 
-    fn waits(lockout: &mut LockOut, seconds: i64) -> bool {
-        matches!(lockout.pass(at(seconds), PROBE_MAX), LockOutPass::Wait { .. })
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
-    fn shut_at_noon() -> LockOut {
+    fn waits(lockout: &mut LockOut, seconds: u64) -> bool {
+        matches!(lockout.pass(at(seconds), PROBE_MAX), Pass::Wait(_))
+    }
+
+    fn probe(lockout: &mut LockOut, seconds: u64) -> Option<Probe> {
+        match lockout.pass(at(seconds), PROBE_MAX) {
+            Pass::Probe(probe) => Some(probe),
+            Pass::Open | Pass::Wait(_) => panic!("no probe passes at {seconds}"),
+        }
+    }
+
+    fn shut_at_the_beginning() -> LockOut {
         let mut lockout = LockOut::default();
-        assert_eq!(hear(&mut lockout, unauthorised(), 0), LockOutChange::Shut);
+        assert_eq!(hear(&mut lockout, unauthorised(), None, 0), LockOutChange::Shut);
         lockout
     }
 
     #[test]
     fn an_open_door_lets_everybody_pass() {
         let mut lockout = LockOut::default();
-        assert_eq!(lockout.pass(at(0), PROBE_MAX), LockOutPass::Open);
-        assert_eq!(hear(&mut lockout, LockOutSignal::LetIn, 0), LockOutChange::None);
-        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, 0), LockOutChange::None);
-        assert_eq!(lockout.pass(at(0), PROBE_MAX), LockOutPass::Open);
+        assert_eq!(lockout.pass(at(0), PROBE_MAX), Pass::Open);
+        assert_eq!(hear(&mut lockout, LockOutSignal::LetIn, None, 0), LockOutChange::None);
+        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, None, 0), LockOutChange::None);
+        assert_eq!(lockout.pass(at(0), PROBE_MAX), Pass::Open);
     }
 
     #[test]
     fn behind_a_shut_door_letters_wait_and_know_what_stood_in_their_way() {
-        let LockOutPass::Wait { until, last } = shut_at_noon().pass(at(0), PROBE_MAX) else {
-            panic!("it is shut")
-        };
-        assert_eq!((until, last.http_status), (at(1), Some(401)));
+        let mut lockout = shut_at_the_beginning();
+        assert_eq!(lockout.pass(at(0), PROBE_MAX), Pass::Wait(at(1)));
+        assert_eq!(lockout.last().and_then(|last| last.http_status), Some(401));
     }
 
     #[test]
     fn one_letter_at_a_time_finds_out() {
-        let mut lockout = shut_at_noon();
-        assert_eq!(lockout.pass(at(1), PROBE_MAX), LockOutPass::Probe);
+        let mut lockout = shut_at_the_beginning();
+        probe(&mut lockout, 1);
         assert!(waits(&mut lockout, 1));
         assert!(waits(&mut lockout, 30));
         // They look again soon, for the probe may be over in a moment.
-        let LockOutPass::Wait { until, .. } = lockout.pass(at(2), PROBE_MAX) else {
-            panic!("somebody finds out")
-        };
-        assert_eq!(until, at(3));
+        assert_eq!(lockout.pass(at(2), PROBE_MAX), Pass::Wait(at(1)));
         // The probe has died; another one finds out.
-        assert_eq!(lockout.pass(at(31), PROBE_MAX), LockOutPass::Probe);
+        probe(&mut lockout, 31);
     }
 
     #[test]
     fn an_answer_opens_the_door_for_everybody() {
-        let mut lockout = shut_at_noon();
+        let mut lockout = shut_at_the_beginning();
         assert_eq!(
-            hear(&mut lockout, LockOutSignal::LetIn, 60),
+            hear(&mut lockout, LockOutSignal::LetIn, None, 60),
             LockOutChange::Opened(Duration::from_secs(60))
         );
-        assert_eq!(lockout.pass(at(60), PROBE_MAX), LockOutPass::Open);
+        assert_eq!(lockout.pass(at(60), PROBE_MAX), Pass::Open);
     }
 
     #[test]
     fn the_wait_grows_while_the_door_stays_shut() {
-        let mut lockout = shut_at_noon();
-        assert_eq!(hear(&mut lockout, unauthorised(), 40), LockOutChange::Shut);
+        let mut lockout = shut_at_the_beginning();
+        assert_eq!(hear(&mut lockout, unauthorised(), None, 40), LockOutChange::Shut);
         assert!(waits(&mut lockout, 69));
-        assert_eq!(lockout.pass(at(70), PROBE_MAX), LockOutPass::Probe);
+        probe(&mut lockout, 70);
     }
 
     #[test]
     fn a_probe_that_was_not_answered_leaves_the_door_shut_and_frees_the_next() {
-        let mut lockout = shut_at_noon();
-        assert_eq!(lockout.pass(at(1), PROBE_MAX), LockOutPass::Probe);
-        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, 2), LockOutChange::None);
+        let mut lockout = shut_at_the_beginning();
+        let probe_1 = probe(&mut lockout, 1);
+        // Nor does a call that was begun before tell anything new.
+        hear(&mut lockout, LockOutSignal::Nothing, None, 2);
+        assert_eq!(lockout.next_probe(at(2)), Some(PROBE_MAX - at(1)));
+        assert_eq!(hear(&mut lockout, LockOutSignal::Nothing, probe_1, 2), LockOutChange::None);
         assert!(waits(&mut lockout, 2));
-        assert_eq!(lockout.pass(at(3), PROBE_MAX), LockOutPass::Probe);
+        probe(&mut lockout, 3);
     }
 }

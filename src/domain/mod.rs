@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod fault;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod gate;
 pub mod history;
 pub mod http_status;
 pub mod intent;
