@@ -72,10 +72,10 @@ chaos-full: rust ## The same with thousands of intents in each scenario; CHAOS_S
 	cargo test --quiet $(CARGO_FLAGS) --release --test chaos -- --full
 
 fmt: rust ## Format the code
-	cargo fmt
+	cargo fmt --all
 
 lint: rust ## Check format, lints and scripts; a warning fails
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --all-targets --test recovery --test isolation --test screen -- -D warnings
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then \

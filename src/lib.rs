@@ -21,7 +21,6 @@
 //! | [`amqp`] | everything RabbitMQ: screen, connections, consumers, confirms, settlement, topology, preflight | payments, JSON |
 //! | [`management`] | RabbitMQ's management API, read only | judging what it lists |
 //! | [`telemetry`] | what others see of us: log events, spans, trace context | changing what we do |
-//! | [`simulator`] | a truthful Paywall: states, rules, faults, and the truth afterwards | anything that the worker knows |
 //!
 //! # Our words
 //!
@@ -54,10 +53,8 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod gateway;
-
 pub mod management;
 pub mod memory;
-pub mod simulator;
 pub mod telemetry;
 mod web;
 pub mod wire;

@@ -24,9 +24,9 @@ use crate::amqp::{self, PublishSession, Settings, Timeouts};
 use crate::clock::{Clock, JitterSource};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
-use crate::simulator::{Merchant, Rules, Simulator, SimulatorConfig, Urls};
 use crate::telemetry::setup::{FILTER_VARIABLES, init};
 use crate::worker::Worker;
+use paywall_simulator::{Merchant, Rules, Simulator, SimulatorConfig, Urls};
 use play::{House, Played};
 
 /// Watch it work: simulator, worker and some thirty intents against your RabbitMQ, checked against the truth.

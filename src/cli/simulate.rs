@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::output::{remark, say};
 use super::{Failure, stop_signal};
-use crate::simulator::{Merchant, Ports, Simulator, SimulatorConfig};
+use paywall_simulator::{Merchant, Ports, Simulator, SimulatorConfig};
 
 /// Run a truthful stand-in of the three Paywall APIs, until a signal comes.
 ///

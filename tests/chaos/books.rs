@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
-    CallRecord, EffectKind, Endpoint, Origin, PaymentState, PaymentTruth, Purpose,
-};
 use jiff::Timestamp;
+use paywall_simulator::{CallRecord, EffectKind, Endpoint, Origin, PaymentState, PaymentTruth, Purpose};
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use cancel_worker::amqp::{PublishSession, Timeouts, Topology};
 use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use cancel_worker::wire::envelope::{Address, Headers, Message, Messages};
+use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{
     ApmState, BatchPlan, CancelPlan, Endpoint, Fault, Handle, Identity, PastActivity, PlannedStep, Seed,
     SeedApm, SeedPhysical, SeedVirtualPos,
 };
-use cancel_worker::wire::envelope::{Address, Headers, Message, Messages};
-use lapin::types::{AMQPValue, FieldTable};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::PaymentState;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection};
+use paywall_simulator::PaymentState;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

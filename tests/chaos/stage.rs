@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 use cancel_worker::amqp::declare::apply;
 use cancel_worker::amqp::{Timeouts, Topology};
 use cancel_worker::config::{self, Config};
-use cancel_worker::simulator::{Merchant, Rules, Simulator, SimulatorConfig};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ErrorKind};
+use paywall_simulator::{Merchant, Rules, Simulator, SimulatorConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep};

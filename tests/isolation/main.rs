@@ -18,10 +18,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
-    Api, Endpoint, Fault, FaultId, FaultKind, Merchant, PastActivity, SeedApm, SeedPhysical, SeedVirtualPos,
-    SimulatorConfig,
-};
 use futures_util::StreamExt as _;
 use lapin::BasicProperties;
 use lapin::options::{
@@ -29,6 +25,10 @@ use lapin::options::{
     QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{
+    Api, Endpoint, Fault, FaultId, FaultKind, Merchant, PastActivity, SeedApm, SeedPhysical, SeedVirtualPos,
+    SimulatorConfig,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};

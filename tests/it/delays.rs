@@ -8,10 +8,10 @@ use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::domain::lateness::{Alarmed, Figures, LatenessLimits};
 use cancel_worker::memory::Delays;
-use cancel_worker::simulator::{Fault, FaultKind};
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use paywall_simulator::{Fault, FaultKind};
 use serde_json::json;
 use uuid::Uuid;
 

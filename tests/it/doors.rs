@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Endpoint, Fault, FaultKind, SeedPhysical};
+use paywall_simulator::{Endpoint, Fault, FaultKind, SeedPhysical};
 use serde_json::json;
 
 use crate::support::Context;
@@ -17,7 +17,7 @@ pub(crate) async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_a
     let fault = Fault::new(FaultKind::http(401)).on(Endpoint::AsyncCancel).by("default").until_cleared();
     let fault = stage.simulator.plan(fault).await?;
     let working = stage.work_consuming().await?;
-    let struck = |simulator: &cancel_worker::simulator::Handle| -> u64 {
+    let struck = |simulator: &paywall_simulator::Handle| -> u64 {
         simulator.faults().iter().map(|report| report.struck).sum()
     };
     let mut wishes = Vec::new();

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::amqp::{Stopped, Timeouts};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Api, Endpoint, Fault, FaultKind, SeedApm, SeedPhysical, SeedVirtualPos};
 use cancel_worker::worker::handling_max;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{Api, Endpoint, Fault, FaultKind, SeedApm, SeedPhysical, SeedVirtualPos};
 use serde_json::{Value, json};
 
 use crate::process::wishes::nothing_is_left;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Endpoint, SeedPhysical, SeedVirtualPos};
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{Endpoint, SeedPhysical, SeedVirtualPos};
 use serde_json::json;
 
 use crate::support::Context;

@@ -15,14 +15,14 @@ use cancel_worker::amqp::{Settings, Timeouts};
 use cancel_worker::clock::JitterSource;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::gateway::Gateway;
-use cancel_worker::simulator::{
+use cancel_worker::worker::{self, Worker};
+use jiff::Timestamp;
+use lapin::options::BasicGetOptions;
+use paywall_simulator::{
     ApmState, BatchPlan, CallRecord, CancelPlan, EffectKind, Endpoint, Fault, FaultId, FaultKind, Identity,
     PastActivity, PaymentState, PaymentTruth, PlannedStep, Purpose, Seed, SeedApm, SeedPhysical,
     SeedVirtualPos,
 };
-use cancel_worker::worker::{self, Worker};
-use jiff::Timestamp;
-use lapin::options::BasicGetOptions;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -453,7 +453,7 @@ async fn die_in_the_middle_of(scene: &Scene, told: &[&Told]) -> Result<()> {
     for one in told {
         publish(scene, one).await?;
     }
-    let called = |simulator: &cancel_worker::simulator::Handle| {
+    let called = |simulator: &paywall_simulator::Handle| {
         told.iter().all(|one| {
             let truth = simulator.truth_of(&one.payments[0].0.id);
             // Of two copies, the second waits for the first.

@@ -26,13 +26,13 @@ use cancel_worker::amqp::{Broker, PublishSession, Session, Settings, Timeouts, T
 use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::domain::retry::{Tier, Tiers};
-use cancel_worker::simulator::{CancelPlan, Endpoint, SeedPhysical, SeedVirtualPos};
 use cancel_worker::wire::envelope::{Address, Headers, Message, Messages, Source};
 use jiff::Timestamp;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{CancelPlan, Endpoint, SeedPhysical, SeedVirtualPos};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -9,9 +9,9 @@ use super::scenes::{Part, Payment, Scene};
 use crate::amqp::browse::Passing;
 use crate::domain::intent::Kind;
 use crate::domain::outcome::{Status, StatusName};
-use crate::simulator::{Handle, PaymentState, PaymentTruth, Purpose};
 use crate::wire::envelope::HeaderValue;
 use crate::wire::outcome::{Summary, read_summary};
+use paywall_simulator::{Handle, PaymentState, PaymentTruth, Purpose};
 
 /// What the ledger has heard.
 #[derive(Default)]
@@ -332,8 +332,8 @@ mod tests {
 
     use super::super::scenes::scenes;
     use super::*;
-    use crate::simulator::{CallRecord, Effects, Endpoint, Identity};
     use crate::wire::envelope::Headers;
+    use paywall_simulator::{CallRecord, Effects, Endpoint, Identity};
 
     const DECIDED: &str = "2026-03-01T09:00:00.000Z";
 

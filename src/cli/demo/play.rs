@@ -19,10 +19,10 @@ use crate::amqp::declare::apply;
 use crate::amqp::{Error, PublishSession, Settings, Stopped};
 use crate::clock::Clock;
 use crate::domain::outcome::StatusName;
-use crate::simulator::Handle;
 use crate::wire::envelope::{Address, Headers, Message, Messages};
 use crate::wire::outcome::LETTER_CONTENT_TYPE;
 use crate::worker::{self, Worker};
+use paywall_simulator::Handle;
 
 /// How long the outcomes are waited for. Without a fault of ours the longest story takes some ten seconds.
 const OUTCOMES_MAX: Duration = Duration::from_secs(45);

@@ -14,7 +14,7 @@ use crate::domain::outcome::RejectedReason::{
 };
 use crate::domain::outcome::Status::{Accepted, Cancelled, Closed, Rejected, RolledBack, Unresolved};
 use crate::domain::outcome::{Status, UnresolvedReason};
-use crate::simulator::{
+use paywall_simulator::{
     ApmState, BatchPlan, CancelPlan, Endpoint, Fault, FaultKind, PastActivity, PaymentState, ProviderSays,
     Seed, SeedApm, SeedPhysical, SeedVirtualPos,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
+use paywall_simulator::{Fault, FaultKind};
 use rand::Rng;
 use tokio::time::sleep;
 
@@ -112,7 +112,7 @@ async fn reach(stage: &Stage, worker: &Worker, point: Point, count: u64) -> Resu
                 };
                 stage.simulator.plan(hang).await?;
             }
-            let struck = |simulator: &cancel_worker::simulator::Handle| {
+            let struck = |simulator: &paywall_simulator::Handle| {
                 simulator.faults().iter().map(|fault| fault.struck).sum::<u64>() >= count
             };
             Ok(stage.simulator.wait_until(POINT_MAX, struck).await?)

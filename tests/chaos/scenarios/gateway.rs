@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Api, Endpoint, Fault, FaultKind};
+use paywall_simulator::{Api, Endpoint, Fault, FaultKind};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind, Rules};
 use jiff::SignedDuration;
 use jiff::tz::{Offset, TimeZone};
+use paywall_simulator::{Fault, FaultKind, Rules};
 use rand::Rng;
 
 use crate::books::{Books, Leave};

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
+use paywall_simulator::{Fault, FaultKind};
 
 use super::signals::{DONE, GAVE_BACK, told};
 use super::wishes::{Copies, Course, Wish, nothing_is_left};

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind, FaultPoint};
+use paywall_simulator::{Fault, FaultKind, FaultPoint};
 use serde_json::Value;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};

@@ -10,8 +10,8 @@ use cancel_worker::amqp::Stopped;
 use cancel_worker::clock::{Clock, JitterSource};
 use cancel_worker::domain::intent::Kind;
 use cancel_worker::domain::retry::Jitter;
-use cancel_worker::simulator::{Endpoint, Fault, FaultId, FaultKind, Handle};
 use futures_util::future::try_join_all;
+use paywall_simulator::{Endpoint, Fault, FaultId, FaultKind, Handle};
 use serde_json::Value;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};

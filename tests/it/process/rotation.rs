@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
+use paywall_simulator::{Fault, FaultKind};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -2,11 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
+use paywall_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

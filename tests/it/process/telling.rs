@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::amqp::Topology;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
-    BatchPlan, CancelPlan, Endpoint, PaymentState, SeedApm, SeedPhysical, SeedVirtualPos,
-};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use paywall_simulator::{
+    BatchPlan, CancelPlan, Endpoint, PaymentState, SeedApm, SeedPhysical, SeedVirtualPos,
+};
 use serde_json::{Value, json};
 
 use crate::support::Context;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use paywall_simulator::{
     ApmRepeat, ApmState, Fault, FaultKind, PaymentState, Rules, SeedApm, SimulatorConfig,
 };
 use serde_json::json;

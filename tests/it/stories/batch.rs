@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use jiff::civil::Date;
+use paywall_simulator::{
     BatchPlan, Endpoint, Fault, FaultKind, PastActivity, PaymentState, PlannedStep, SeedVirtualPos,
 };
-use jiff::civil::Date;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{BatchPlan, CancelPlan, PaymentState, SeedPhysical, SeedVirtualPos};
 use lapin::options::{BasicGetOptions, QueueDeleteOptions};
+use paywall_simulator::{BatchPlan, CancelPlan, PaymentState, SeedPhysical, SeedVirtualPos};
 use serde_json::{Value, json};
 
 use super::batch::{Batch, Item};

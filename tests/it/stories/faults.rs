@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{Fault, FaultKind};
+use paywall_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 

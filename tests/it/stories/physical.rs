@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use paywall_simulator::{
     CancelPlan, ClockStart, Endpoint, Fault, FaultKind, PastActivity, PaymentState, PlannedStep,
     SeedPhysical, SeedVirtualPos, SimulatorConfig,
 };

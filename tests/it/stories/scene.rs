@@ -11,15 +11,15 @@ use cancel_worker::amqp::Stopped;
 use cancel_worker::clock::Clock;
 use cancel_worker::domain::intent::{Api, Kind};
 use cancel_worker::memory::SetBacks;
-use cancel_worker::simulator::{
-    Endpoint, Fault, FaultKind, Identity, PaymentState, PaymentTruth, Seed, SimulatorConfig,
-};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use jsonschema::Validator;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use paywall_simulator::{
+    Endpoint, Fault, FaultKind, Identity, PaymentState, PaymentTruth, Seed, SimulatorConfig,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

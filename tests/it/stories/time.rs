@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
-    Api, BatchPlan, Endpoint, Fault, FaultKind, PaymentState, SeedPhysical, SeedVirtualPos,
-};
 use jiff::{SignedDuration, ToSpan};
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use paywall_simulator::{
+    Api, BatchPlan, Endpoint, Fault, FaultKind, PaymentState, SeedPhysical, SeedVirtualPos,
+};
 use serde_json::{Value, json};
 
 use super::batch::{Batch, Item};
@@ -76,7 +76,7 @@ pub(crate) async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Co
             .calls(0)
             .attempts(0)
     };
-    let cancelled = SeedVirtualPos::default().after(cancel_worker::simulator::PastActivity::ended(3, 4));
+    let cancelled = SeedVirtualPos::default().after(paywall_simulator::PastActivity::ended(3, 4));
     let batch = Batch::new(
         "batch",
         vec![

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use paywall_simulator::{
     CancelPlan, FaultKind, PastActivity, PaymentState, PlannedStep, SeedApm, SeedVirtualPos,
 };
 use serde_json::json;
@@ -122,11 +122,11 @@ pub(crate) async fn one_more_look_buys_the_payment_status_of_a_success(t: Contex
                 "cancel",
                 "successful",
             ))),
-            bought(Kind::ApmProvisionCancel, cancel_worker::simulator::Seed::from(SeedApm::default()))
+            bought(Kind::ApmProvisionCancel, paywall_simulator::Seed::from(SeedApm::default()))
                 .payment_status(Some(("apm", "sale", "successful"))),
             // A look that tells nothing takes nothing away from the success.
             bought(Kind::TransactionCancel, SeedVirtualPos::default().into())
-                .fault_on_inquiry(cancel_worker::simulator::Fault::new(FaultKind::http(500)).until_cleared())
+                .fault_on_inquiry(paywall_simulator::Fault::new(FaultKind::http(500)).until_cleared())
                 .payment_status(None),
             // The provision cannot be asked about without the merchant's code.
             Row::new("no code to ask by", Kind::ApmProvisionCancel, SeedApm::default())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
-use cancel_worker::simulator::{
+use paywall_simulator::{
     Api, CancelPlan, Endpoint, Fault, FaultKind, Merchant, PastActivity, PaymentState, PlannedStep,
     ProviderSays, Seed, SeedApm, SeedPhysical, SeedVirtualPos, SimulatorConfig,
 };

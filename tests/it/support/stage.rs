@@ -15,7 +15,6 @@ use cancel_worker::domain::intent::Kind;
 use cancel_worker::domain::lateness::LatenessLimits;
 use cancel_worker::gateway::Gateway;
 use cancel_worker::memory::{Delays, SetBacks};
-use cancel_worker::simulator::{Merchant, Simulator, SimulatorConfig};
 use cancel_worker::wire::envelope::{Address, Headers, Message, Messages, Source};
 use cancel_worker::worker::{self, Worker};
 use futures_util::StreamExt;
@@ -24,6 +23,7 @@ use lapin::options::{
     QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, LongString};
+use paywall_simulator::{Merchant, Simulator, SimulatorConfig};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

@@ -4,16 +4,16 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Activity, Body, FAILED, Identifier, SUCCESSFUL, Statuses, WITHDRAWN, World, next_plan, steps};
-use crate::simulator::{
+use crate::{
     clock::after_ms,
     seed::CancelPlan,
     truth::{Origin, PaymentState},
 };
 
 /// Types of activities at a terminal (`paywall.md` §2.2).
-pub(in crate::simulator) const SALE: u8 = 1;
-pub(in crate::simulator) const CANCEL: u8 = 2;
-pub(in crate::simulator) const REFUND: u8 = 3;
+pub(crate) const SALE: u8 = 1;
+pub(crate) const CANCEL: u8 = 2;
+pub(crate) const REFUND: u8 = 3;
 
 /// `paywall.md` §2.1. A cancel has ended when it was not delivered, too: the device will never see it.
 pub(super) const STATUSES: Statuses = Statuses { max: 12, ended: &[3, SUCCESSFUL, FAILED, 7, 8, WITHDRAWN] };
@@ -23,12 +23,12 @@ const TAKEN_BY_DEVICE: u8 = 11;
 
 /// A payment at a physical terminal.
 #[derive(Debug, Clone)]
-pub(in crate::simulator) struct Physical {
-    pub(in crate::simulator) request_id: Uuid,
-    pub(in crate::simulator) merchant_code: String,
-    pub(in crate::simulator) terminal_id: Uuid,
-    pub(in crate::simulator) amount: String,
-    pub(in crate::simulator) activities: Vec<Activity>,
+pub(crate) struct Physical {
+    pub(crate) request_id: Uuid,
+    pub(crate) merchant_code: String,
+    pub(crate) terminal_id: Uuid,
+    pub(crate) amount: String,
+    pub(crate) activities: Vec<Activity>,
     pub(super) plans: Vec<CancelPlan>,
     pub(super) orders: usize,
 }
@@ -43,7 +43,7 @@ impl Physical {
     }
 
     /// The latest activity; the sale is always there.
-    pub(in crate::simulator) fn latest(&self) -> Option<&Activity> {
+    pub(crate) fn latest(&self) -> Option<&Activity> {
         self.activities.last()
     }
 
@@ -69,7 +69,7 @@ impl Physical {
 
 /// Why the Physical API refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum PhysicalRefusal {
+pub(crate) enum PhysicalRefusal {
     NotFound,
     AlreadyReversed,
     NotConvenient(Inconvenience),
@@ -78,7 +78,7 @@ pub(in crate::simulator) enum PhysicalRefusal {
 
 /// What makes the status of a payment not convenient. All say the same code; only the text tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum Inconvenience {
+pub(crate) enum Inconvenience {
     CancelUnderWay,
     NoSuccessfulSale,
     TooEarly,
@@ -88,16 +88,16 @@ pub(in crate::simulator) enum Inconvenience {
 
 /// What an order, or its withdrawal, is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) struct Ordered {
-    pub(in crate::simulator) request_id: Uuid,
-    pub(in crate::simulator) activity_id: Uuid,
-    pub(in crate::simulator) kind: u8,
-    pub(in crate::simulator) status: u8,
+pub(crate) struct Ordered {
+    pub(crate) request_id: Uuid,
+    pub(crate) activity_id: Uuid,
+    pub(crate) kind: u8,
+    pub(crate) status: u8,
 }
 
 impl World {
     /// Orders a cancel of a payment at a terminal.
-    pub(in crate::simulator) fn order_cancel(
+    pub(crate) fn order_cancel(
         &mut self,
         now: Timestamp,
         merchant: &str,
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Withdraws the cancel order of a payment at a terminal.
-    pub(in crate::simulator) fn roll_back(
+    pub(crate) fn roll_back(
         &mut self,
         now: Timestamp,
         merchant: &str,
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    pub(in crate::simulator) fn physical(&self, merchant: &str, id: Uuid) -> Option<&Physical> {
+    pub(crate) fn physical(&self, merchant: &str, id: Uuid) -> Option<&Physical> {
         match &self.payment(merchant, Identifier::RequestId(id))?.body {
             Body::Physical(physical) => Some(physical),
             Body::VirtualPos(_) | Body::Apm(_) => None,
@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::testing::*, *};
-    use crate::simulator::{
+    use crate::{
         seed::{PastActivity, PlannedStep, SeedPhysical},
         truth::Effects,
     };

@@ -7,17 +7,17 @@ use super::{
     Activity, Body, FAILED, FAILED_BY_QUERY, Identifier, SUCCESSFUL, Statuses, WITHDRAWN, World, next_plan,
     steps,
 };
-use crate::simulator::{
+use crate::{
     clock::{after_ms, day},
     seed::{BatchPlan, CancelPlan, PlannedStep},
     truth::{Origin, PaymentState},
 };
 
 /// Types of activities at the virtual POS (`paywall.md` §2.3): 2 and 3 are swapped.
-pub(in crate::simulator) const SALE: u8 = 1;
-pub(in crate::simulator) const REFUND: u8 = 2;
-pub(in crate::simulator) const CANCEL: u8 = 3;
-pub(in crate::simulator) const PARTIAL_REFUND: u8 = 4;
+pub(crate) const SALE: u8 = 1;
+pub(crate) const REFUND: u8 = 2;
+pub(crate) const CANCEL: u8 = 3;
+pub(crate) const PARTIAL_REFUND: u8 = 4;
 
 /// `paywall.md` §2.4.
 pub(super) const STATUSES: Statuses =
@@ -25,13 +25,13 @@ pub(super) const STATUSES: Statuses =
 
 /// A virtual-POS payment.
 #[derive(Debug, Clone)]
-pub(in crate::simulator) struct VirtualPos {
-    pub(in crate::simulator) number: u64,
-    pub(in crate::simulator) unique_code: Uuid,
-    pub(in crate::simulator) merchant_code: String,
-    pub(in crate::simulator) date: civil::Date,
-    pub(in crate::simulator) amount: String,
-    pub(in crate::simulator) activities: Vec<Activity>,
+pub(crate) struct VirtualPos {
+    pub(crate) number: u64,
+    pub(crate) unique_code: Uuid,
+    pub(crate) merchant_code: String,
+    pub(crate) date: civil::Date,
+    pub(crate) amount: String,
+    pub(crate) activities: Vec<Activity>,
     pub(super) plans: Vec<CancelPlan>,
     pub(super) orders: usize,
     pub(super) batch: BatchPlan,
@@ -39,17 +39,17 @@ pub(in crate::simulator) struct VirtualPos {
 }
 
 impl VirtualPos {
-    pub(in crate::simulator) fn any(&self, kind: u8, now: Timestamp) -> bool {
+    pub(crate) fn any(&self, kind: u8, now: Timestamp) -> bool {
         self.activities.iter().any(|activity| activity.kind == kind && activity.status(now) == SUCCESSFUL)
     }
 
     /// Cancelled, as a sale or as a pre-authorisation (status 12).
-    pub(in crate::simulator) fn any_cancel(&self, now: Timestamp) -> bool {
+    pub(crate) fn any_cancel(&self, now: Timestamp) -> bool {
         self.any(CANCEL, now)
     }
 
     /// The latest activity; the sale is always there.
-    pub(in crate::simulator) fn latest(&self) -> Option<&Activity> {
+    pub(crate) fn latest(&self) -> Option<&Activity> {
         self.activities.last()
     }
 
@@ -81,7 +81,7 @@ impl VirtualPos {
 
 /// Why the virtual POS refuses a cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum PosRefusal {
+pub(crate) enum PosRefusal {
     NotFound,
     AlreadyCancelled,
     AlreadyRefunded,
@@ -93,20 +93,20 @@ pub(in crate::simulator) enum PosRefusal {
 
 /// What a cancel does with marketplace earnings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum MarketplaceRecords {
+pub(crate) enum MarketplaceRecords {
     Keep,
     Delete,
 }
 
 /// One item of a batch reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::simulator) struct BatchLine {
-    pub(in crate::simulator) merchant_code: String,
-    pub(in crate::simulator) result: BatchResult,
+pub(crate) struct BatchLine {
+    pub(crate) merchant_code: String,
+    pub(crate) result: BatchResult,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::simulator) enum BatchResult {
+pub(crate) enum BatchResult {
     Taken,
     /// Named with a status that is not 1, and a text.
     Other {
@@ -117,7 +117,7 @@ pub(in crate::simulator) enum BatchResult {
 
 impl World {
     /// Cancels a virtual-POS payment by its unique code.
-    pub(in crate::simulator) fn cancel_transaction(
+    pub(crate) fn cancel_transaction(
         &mut self,
         now: Timestamp,
         merchant: &str,
@@ -143,7 +143,7 @@ impl World {
     }
 
     /// Takes a list of payments to cancel. The number is that of the batch; the lines are what its reply names.
-    pub(in crate::simulator) fn cancel_batch(
+    pub(crate) fn cancel_batch(
         &mut self,
         now: Timestamp,
         merchant: &str,
@@ -204,11 +204,7 @@ impl World {
         lines
     }
 
-    pub(in crate::simulator) fn virtual_pos(
-        &self,
-        merchant: &str,
-        identifier: Identifier,
-    ) -> Option<&VirtualPos> {
+    pub(crate) fn virtual_pos(&self, merchant: &str, identifier: Identifier) -> Option<&VirtualPos> {
         match &self.payment(merchant, identifier)?.body {
             Body::VirtualPos(payment) => Some(payment),
             Body::Physical(_) | Body::Apm(_) => None,
@@ -266,7 +262,7 @@ fn push_cancel(payment: &mut VirtualPos, id: Uuid, number: u64, now: Timestamp, 
 }
 
 /// The English text beside a refusal of the virtual POS. It decides nothing.
-pub(in crate::simulator) fn pos_text(refusal: PosRefusal) -> &'static str {
+pub(crate) fn pos_text(refusal: PosRefusal) -> &'static str {
     match refusal {
         PosRefusal::NotFound => "Payment not found",
         PosRefusal::AlreadyCancelled => "Payment has a successful cancel",
@@ -281,7 +277,7 @@ pub(in crate::simulator) fn pos_text(refusal: PosRefusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::*, *};
-    use crate::simulator::{
+    use crate::{
         clock::before_ms,
         seed::{PastActivity, SeedVirtualPos},
     };

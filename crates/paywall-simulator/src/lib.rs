@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use cancel_worker::simulator::*;
+//! use paywall_simulator::*;
 //!
 //! let simulator = Simulator::start(SimulatorConfig::default()).await?;
 //! let sale = simulator.seed(SeedPhysical::default())?;

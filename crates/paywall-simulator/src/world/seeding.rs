@@ -9,7 +9,7 @@ use super::{
     steps,
     terminal::{self, Physical},
 };
-use crate::simulator::{
+use crate::{
     api::Endpoint,
     clock::{after_ms, before_ms, day},
     seed::{BatchPlan, CancelPlan, Identity, PastActivity, Seed, SeedApm, SeedPhysical, SeedVirtualPos},
@@ -45,7 +45,7 @@ pub enum SeedError {
 }
 
 impl World {
-    pub(in crate::simulator) fn seed(&mut self, now: Timestamp, seed: Seed) -> Result<Identity, SeedError> {
+    pub(crate) fn seed(&mut self, now: Timestamp, seed: Seed) -> Result<Identity, SeedError> {
         if self.payments.len() >= PAYMENTS_MAX {
             return Err(SeedError::Full);
         }
@@ -186,13 +186,7 @@ impl World {
     /// Seeds what a call names and nobody seeded, as if a normal payment had always been there.
     ///
     /// For a rollback a cancel order has been waiting for a minute, else nothing could be withdrawn.
-    pub(in crate::simulator) fn meet(
-        &mut self,
-        now: Timestamp,
-        merchant: &str,
-        endpoint: Endpoint,
-        named: &[Named],
-    ) {
+    pub(crate) fn meet(&mut self, now: Timestamp, merchant: &str, endpoint: Endpoint, named: &[Named]) {
         for Named { identifier, date } in named {
             if self.find(merchant, identifier).is_some() {
                 continue;
@@ -309,7 +303,7 @@ mod tests {
         super::{SUCCESSFUL, testing::*},
         *,
     };
-    use crate::simulator::seed::PlannedStep;
+    use crate::seed::PlannedStep;
 
     #[test]
     fn a_seed_that_cannot_be_is_refused_by_the_name_of_its_field() {

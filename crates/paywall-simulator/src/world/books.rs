@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Body, Named, Payment, SUCCESSFUL, World, pos, state, terminal};
-use crate::simulator::{
+use crate::{
     api::Purpose,
     seed::Identity,
     truth::{
@@ -17,15 +17,15 @@ const UNKNOWN_MAX: usize = 10_000;
 
 /// A payment that a call names: which, what had happened to it before, and what the call did.
 #[derive(Debug, Clone)]
-pub(in crate::simulator) struct Touched {
+pub(crate) struct Touched {
     at: usize,
     effects: Vec<EffectRecord>,
-    pub(in crate::simulator) what: Option<EffectKind>,
+    pub(crate) what: Option<EffectKind>,
 }
 
 impl World {
     /// Notes a call of every payment that it names, whether it is known or not.
-    pub(in crate::simulator) fn note_call(
+    pub(crate) fn note_call(
         &mut self,
         now: Timestamp,
         merchant: Option<&str>,
@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Changes the records of a call that was noted before. The effect is told apart by payment.
-    pub(in crate::simulator) fn amend_call(
+    pub(crate) fn amend_call(
         &mut self,
         merchant: Option<&str>,
         named: &[Named],
@@ -81,12 +81,7 @@ impl World {
     }
 
     /// The payments that a call names, and how many effects each has had, to be compared with later.
-    pub(in crate::simulator) fn watch(
-        &self,
-        now: Timestamp,
-        merchant: &str,
-        named: &[Named],
-    ) -> Vec<Touched> {
+    pub(crate) fn watch(&self, now: Timestamp, merchant: &str, named: &[Named]) -> Vec<Touched> {
         named
             .iter()
             .filter_map(|named| self.find(merchant, &named.identifier))
@@ -98,7 +93,7 @@ impl World {
     }
 
     /// Says of each watched payment what has happened to it since.
-    pub(in crate::simulator) fn compare(&self, now: Timestamp, watched: &mut [Touched]) {
+    pub(crate) fn compare(&self, now: Timestamp, watched: &mut [Touched]) {
         for touched in watched {
             let Some(payment) = self.payments.get(touched.at) else { continue };
             let since = effects(&payment.body, now);
@@ -107,7 +102,7 @@ impl World {
     }
 
     /// Every identifier of every payment that a call names.
-    pub(in crate::simulator) fn names(&self, merchant: Option<&str>, named: &[Named]) -> Vec<String> {
+    pub(crate) fn names(&self, merchant: Option<&str>, named: &[Named]) -> Vec<String> {
         named
             .iter()
             .flat_map(|named| {
@@ -117,14 +112,14 @@ impl World {
             .collect()
     }
 
-    pub(in crate::simulator) fn truth(&self, now: Timestamp) -> Truth {
+    pub(crate) fn truth(&self, now: Timestamp) -> Truth {
         let mut unknown: Vec<_> = self.unknown.iter().map(|(name, log)| unknown_truth(name, log)).collect();
         unknown.sort_by(|one, other| one.identity.id.cmp(&other.identity.id));
         Truth { now, payments: self.payments.iter().map(|payment| truth_of(payment, now)).collect(), unknown }
     }
 
     /// The truth about one payment, by any of its identifiers.
-    pub(in crate::simulator) fn truth_of(&self, now: Timestamp, id: &str) -> Option<PaymentTruth> {
+    pub(crate) fn truth_of(&self, now: Timestamp, id: &str) -> Option<PaymentTruth> {
         let name = id.to_lowercase();
         if let Some(payment) = self.by_name.get(&name).and_then(|at| self.payments.get(*at)) {
             return Some(truth_of(payment, now));
@@ -211,7 +206,7 @@ fn unknown_truth(name: &str, log: &CallLog) -> PaymentTruth {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::*, *};
-    use crate::simulator::seed::{PastActivity, SeedPhysical};
+    use crate::seed::{PastActivity, SeedPhysical};
 
     #[test]
     fn a_cancel_that_was_there_from_the_beginning_is_no_effect_of_a_call() {

@@ -239,7 +239,7 @@ mod testing {
     use uuid::uuid;
 
     use super::*;
-    use crate::simulator::{
+    use crate::{
         seed::{Seed, SeedPhysical, SeedVirtualPos},
         truth::Effects,
     };
@@ -283,7 +283,7 @@ mod testing {
 #[cfg(test)]
 mod tests {
     use super::{testing::*, *};
-    use crate::simulator::{seed::SeedPhysical, truth::Effects};
+    use crate::{seed::SeedPhysical, truth::Effects};
 
     #[test]
     fn a_call_that_is_only_pretended_leaves_everything_as_it_was() {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Body, Identifier, World};
-use crate::simulator::{
+use crate::{
     rules::ApmRepeat,
     seed::{ApmState, ProviderSays},
     truth::PaymentState,
@@ -11,13 +11,13 @@ use crate::simulator::{
 
 /// A provision of an alternative payment method.
 #[derive(Debug, Clone)]
-pub(in crate::simulator) struct Apm {
-    pub(in crate::simulator) unique_code: String,
-    pub(in crate::simulator) merchant_code: String,
-    pub(in crate::simulator) transaction_id: u64,
-    pub(in crate::simulator) amount: String,
-    pub(in crate::simulator) created: Timestamp,
-    pub(in crate::simulator) state: ApmState,
+pub(crate) struct Apm {
+    pub(crate) unique_code: String,
+    pub(crate) merchant_code: String,
+    pub(crate) transaction_id: u64,
+    pub(crate) amount: String,
+    pub(crate) created: Timestamp,
+    pub(crate) state: ApmState,
     pub(super) provider: ProviderSays,
     pub(super) cancelled_at: Option<Timestamp>,
 }
@@ -35,7 +35,7 @@ impl Apm {
 
 /// Why an APM cancel is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum ApmRefusal {
+pub(crate) enum ApmRefusal {
     NotFound,
     NotSuitable,
     AlreadyRefunded,
@@ -43,21 +43,21 @@ pub(in crate::simulator) enum ApmRefusal {
 
 /// A cancelled provision, as the reply tells it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::simulator) struct Cancelled<'a> {
-    pub(in crate::simulator) apm: &'a Apm,
-    pub(in crate::simulator) provider: Provider,
+pub(crate) struct Cancelled<'a> {
+    pub(crate) apm: &'a Apm,
+    pub(crate) provider: Provider,
 }
 
 /// The provider's part of an APM reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::simulator) enum Provider {
+pub(crate) enum Provider {
     Agrees,
     Fails,
 }
 
 impl World {
     /// Cancels a provision.
-    pub(in crate::simulator) fn cancel_provision(
+    pub(crate) fn cancel_provision(
         &mut self,
         now: Timestamp,
         merchant: &str,
@@ -91,7 +91,7 @@ impl World {
         Ok(Cancelled { apm, provider })
     }
 
-    pub(in crate::simulator) fn apm(&self, merchant: &str, merchant_code: &str) -> Option<&Apm> {
+    pub(crate) fn apm(&self, merchant: &str, merchant_code: &str) -> Option<&Apm> {
         match &self.payment(merchant, Identifier::ApmMerchantCode(merchant_code.to_owned()))?.body {
             Body::Apm(apm) => Some(apm),
             Body::Physical(_) | Body::VirtualPos(_) => None,
@@ -102,7 +102,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::*, *};
-    use crate::simulator::seed::SeedApm;
+    use crate::seed::SeedApm;
 
     fn check_apm(
         seed: SeedApm,

@@ -988,7 +988,7 @@ async fn a_simulator_that_is_shut_down_leaves_nothing_behind() {
 #[tokio::test]
 async fn the_examples_of_the_documentation_are_taken() {
     let stage = Stage::set().await;
-    let docs = include_str!("mod.rs").lines().map(|line| line.trim_start_matches("//!")).collect::<String>();
+    let docs = include_str!("lib.rs").lines().map(|line| line.trim_start_matches("//!")).collect::<String>();
     let examples: Vec<_> = docs.split("curl -d '").skip(1).collect();
     assert_eq!(examples.len(), 3);
     for example in examples {
