@@ -1,8 +1,6 @@
 //! What an inquiry's reply shows to be true (`paywall.md` §7): facts, never what we wish were true.
 
 use super::codes::{Class, Codes, ReplyCodes};
-use super::fault::Fault;
-use super::history::Looked;
 use super::http_status::HttpStatus;
 use super::intent::Kind;
 use super::outcome::{Learnt, PaymentStatus, RejectedReason};
@@ -118,13 +116,12 @@ pub enum Findings {
 }
 
 impl Findings {
-    /// Whether the look was answered; `fault` is how the last of its requests failed that did.
-    pub fn looked(&self, fault: Option<Fault>) -> Looked {
-        let is_unanswered = match self {
+    /// Whether nothing of the look was answered.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
             Findings::Payment(evidence) => evidence.shown == Shown::Unanswered,
             Findings::Items(items) => items.iter().all(|(_, evidence)| evidence.shown == Shown::Unanswered),
-        };
-        if is_unanswered { Looked::Failed(fault) } else { Looked::Answered }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::evidence::Shown;
+use super::evidence::{Findings, Shown};
 use super::fault::Fault;
 use super::outcome::{RejectedReason, StatusName};
 use super::step::Question;
@@ -146,15 +146,6 @@ pub struct LastReply {
     pub rule: Option<String>,
 }
 
-/// Whether a look was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Looked {
-    /// Something of it was.
-    Answered,
-    /// Nothing of it was: this is how the last of its tries failed, where no reply came that could be read.
-    Failed(Option<Fault>),
-}
-
 /// What was done to a letter before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct History {
@@ -217,16 +208,15 @@ impl History {
         (0..self.items.len()).filter(|index| self.items[*index] == Item::ToCall)
     }
 
-    /// The history after a look. One that failed tells how the last try failed, and leaves the codes of the last reply
-    /// to a call; one that was answered takes back what a failed look before it told.
-    pub fn looked(&self, looked: Looked) -> History {
+    /// The history after a look. One that was not answered remembers how the last of its requests failed, if no reply came
+    /// that could be read, and leaves the codes of the last reply to a call; one that was answered takes back what a failed
+    /// look before it remembered.
+    pub fn looked(&self, findings: &Findings, fault: Option<Fault>) -> History {
         let mut history = self.clone();
-        match looked {
-            Looked::Failed(Some(fault)) => history.last.fault = Some(fault),
-            // A reply came that tells nothing.
-            Looked::Failed(None) => {}
-            Looked::Answered if history.shown == Some(Shown::Unanswered) => history.last.fault = None,
-            Looked::Answered => {}
+        if findings.is_unanswered() {
+            history.last.fault = fault.or(history.last.fault);
+        } else if history.shown == Some(Shown::Unanswered) {
+            history.last.fault = None;
         }
         history
     }

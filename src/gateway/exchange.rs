@@ -8,14 +8,11 @@ use reqwest::{Client, Request, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::{retry_after, unfold};
-use crate::domain::fault::Fault;
 use crate::domain::reply::RetryAfter;
 use crate::web::failure::{self, Failure};
 
 /// At most so many bytes of a reply's body are kept, before and after decompression.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-pub(super) const TOO_LARGE: Failure = Failure::new(Fault::TooLarge, "the reply is larger than 1 MiB");
 
 /// How one exchange ended.
 #[derive(Debug)]
@@ -81,7 +78,9 @@ async fn body(response: &mut Response, deadline: Instant) -> Result<Vec<u8>, Fai
     let mut body = Vec::new();
     loop {
         match timeout_at(deadline, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > BODY_BYTES_MAX => return Err(TOO_LARGE),
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > BODY_BYTES_MAX => {
+                return Err(unfold::TOO_LARGE);
+            }
             Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
             Ok(Ok(None)) => return Ok(body),
             Ok(Err(error)) => return Err(failure::of_body(&error)),

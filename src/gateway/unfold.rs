@@ -4,9 +4,10 @@ use std::io::{self, Read};
 
 use flate2::bufread::GzDecoder;
 
-use super::exchange::TOO_LARGE;
 use crate::domain::fault::Fault;
 use crate::web::failure::Failure;
+
+pub(super) const TOO_LARGE: Failure = Failure::new(Fault::TooLarge, "the reply is larger than 1 MiB");
 
 /// The one encoding that we ask for.
 pub(super) const GZIP: &str = "gzip";

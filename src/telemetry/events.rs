@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::spans::source_name;
 use crate::domain::fault::Fault;
 use crate::domain::history::LastReply;
 use crate::wire::envelope::{Redelivered, Source};
@@ -73,13 +72,13 @@ pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
         Source::Lane(kind) | Source::Returns(kind) => Some(kind.as_str()),
         Source::Rescue | Source::Announcements | Source::Isolation => None,
     };
-    let (source, redelivered) = (source_name(source), redelivered == Redelivered::Yes);
+    let (source, redelivered) = (source.as_str(), redelivered == Redelivered::Yes);
     debug!(name: "received", { cancel.kind = kind, cancel.source = source, cancel.redelivered = redelivered, messaging.message.body.size = body_bytes }, "Letter received.");
 }
 
 /// A letter came again though all about it is told: its ack was lost on its way, and is sent again.
 pub fn already_announced(source: Source) {
-    debug!(name: "already_announced", { cancel.source = source_name(source) }, "Outcome already published; re-acking the redelivery.");
+    debug!(name: "already_announced", { cancel.source = source.as_str() }, "Outcome already published; re-acking the redelivery.");
 }
 
 /// A copy of a letter in hand goes to a delay queue, until that is decided.

@@ -25,22 +25,12 @@ pub fn delivery(source: Source, destination: &str, redelivered: Redelivered, bod
         messaging.operation.type = "process",
         messaging.destination.name = destination,
         messaging.message.body.size = body_bytes,
-        cancel.source = source_name(source),
+        cancel.source = source.as_str(),
         cancel.redelivered = redelivered == Redelivered::Yes,
         cancel.kind = kind,
         cancel.intent_id = Empty,
         cancel.merchant = Empty,
     )
-}
-
-pub(super) fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Lane(_) => "lane",
-        Source::Returns(_) => "returns",
-        Source::Rescue => "rescue",
-        Source::Announcements => "announcements",
-        Source::Isolation => "isolation",
-    }
 }
 
 /// Says whose delivery it is, once it is known.

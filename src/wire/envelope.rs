@@ -37,6 +37,19 @@ pub enum Source {
     Isolation,
 }
 
+impl Source {
+    /// The word for logs and spans.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Lane(_) => "lane",
+            Source::Returns(_) => "returns",
+            Source::Rescue => "rescue",
+            Source::Announcements => "announcements",
+            Source::Isolation => "isolation",
+        }
+    }
+}
+
 /// Whether the broker says that it has handed this delivery out before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Redelivered {

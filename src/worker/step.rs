@@ -158,7 +158,7 @@ impl Step<'_> {
         let _permit = admission.look(self.intent, &inquiry).await?;
         let asked_at = clock.now();
         let (findings, fault) = self.look(&inquiry, history.asked.saturating_add(1)).await;
-        let history = &history.looked(findings.looked(fault));
+        let history = &history.looked(&findings, fault);
         let now = clock.now();
         let decide = || decide_findings(self.intent, history, findings, asked_at, self.moment(now));
         Ok(spans::decide().in_scope(decide))
