@@ -3,13 +3,15 @@
 //! A publisher that heard no confirm publishes the same bytes again, and a hundred times if it must. A copy that waited here for
 //! the letter in hand would hold a place of its lane, and a hundred of them all of its places.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::bounded::Bounded;
+use super::fingerprint::Fingerprint;
+use super::{entry_bytes, lock};
 use crate::domain::retry::elapsed;
 use crate::wire::envelope::{Address, Letter, Message, Messages, Redelivered, Source};
 
@@ -18,20 +20,14 @@ const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// The bodies of the letters in hand, and what became of those that had copies.
 #[derive(Debug)]
-pub struct Copies {
-    bytes_max: usize,
-    inner: Mutex<Inner>,
-}
+pub struct Copies(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     /// How many steps are being made with a letter of this body.
-    in_hand: HashMap<Bytes, usize>,
+    in_hand: HashMap<Fingerprint, usize>,
     /// Bodies whose copies were sent to wait.
-    known: HashMap<Bytes, Copied>,
-    /// The oldest first; a body whose answer was given later stands here again.
-    order: VecDeque<(Bytes, Timestamp)>,
-    bytes: usize,
+    known: Bounded<Fingerprint, Copied>,
 }
 
 #[derive(Debug)]
@@ -56,36 +52,32 @@ pub enum Copy<'a> {
 #[derive(Debug)]
 pub struct InHand<'a> {
     copies: &'a Copies,
-    body: Bytes,
+    body: Fingerprint,
 }
 
 impl Copies {
-    /// A memory of about so many bytes for what was told.
+    /// A memory of about this many bytes for what was told.
     pub fn new(bytes_max: usize) -> Copies {
-        Copies { bytes_max, inner: Mutex::default() }
+        Copies(Mutex::new(Inner { in_hand: HashMap::new(), known: Bounded::new(bytes_max) }))
     }
 
     /// A letter has come. `is_fresh`: nothing was done with it yet, so that it needs nothing but its letter's answer.
     pub fn begin(&self, letter: &Letter, is_fresh: bool, now: Timestamp) -> Copy<'_> {
-        let mut inner = self.lock();
+        let body = Fingerprint::of_body(letter);
+        let mut inner = lock(&self.0);
         if may_wait(letter) {
-            if inner.in_hand.contains_key(&letter.body) {
-                inner.keep(letter.body.clone(), None, now, self.bytes_max);
+            if inner.in_hand.contains_key(&body) {
+                inner.keep(body, None, now);
                 return Copy::ToWait;
             }
             if is_fresh
-                && let Some(outcomes) =
-                    inner.known(&letter.body, now).and_then(|known| known.outcomes.as_ref())
+                && let Some(outcomes) = inner.known(&body, now).and_then(|known| known.outcomes.as_ref())
             {
                 return Copy::Answered(outcomes.clone());
             }
         }
-        *inner.in_hand.entry(letter.body.clone()).or_default() += 1;
-        Copy::None(InHand { copies: self, body: letter.body.clone() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        *inner.in_hand.entry(body).or_default() += 1;
+        Copy::None(InHand { copies: self, body })
     }
 }
 
@@ -100,26 +92,16 @@ fn may_wait(letter: &Letter) -> bool {
 }
 
 impl Inner {
-    fn known(&self, body: &Bytes, now: Timestamp) -> Option<&Copied> {
+    fn known(&self, body: &Fingerprint, now: Timestamp) -> Option<&Copied> {
         self.known.get(body).filter(|known| elapsed(known.since, now) <= AGE_MAX)
     }
 
-    fn keep(&mut self, body: Bytes, outcomes: Option<Messages>, now: Timestamp, bytes_max: usize) {
-        let before = self.known.remove(&body);
+    fn keep(&mut self, body: Fingerprint, outcomes: Option<Messages>, now: Timestamp) {
         // What was told before stands until more is told.
-        let outcomes = outcomes.or_else(|| before.and_then(|known| known.outcomes));
-        self.bytes += body.len() + 512;
-        self.order.push_back((body.clone(), now));
-        self.known.insert(body, Copied { since: now, outcomes });
-        while self.bytes > bytes_max
-            || self.order.front().is_some_and(|(_, since)| elapsed(*since, now) > AGE_MAX)
-        {
-            let Some((oldest, since)) = self.order.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(oldest.len() + 512);
-            if self.known.get(&oldest).is_some_and(|known| known.since == since) {
-                self.known.remove(&oldest);
-            }
-        }
+        let outcomes = outcomes.or_else(|| self.known.remove(&body).and_then(|known| known.outcomes));
+        let bytes = entry_bytes(outcomes.as_ref());
+        self.known.keep(body, Copied { since: now, outcomes }, bytes);
+        self.known.forget_oldest_while(|known| elapsed(known.since, now) > AGE_MAX);
     }
 }
 
@@ -127,12 +109,11 @@ impl InHand<'_> {
     /// What was decided is announced: if it is the letter's end, its copies get the same outcomes from now on, where it has
     /// any. A letter that goes on leaves its copies to go on themselves.
     pub fn announced(self, messages: &Messages, now: Timestamp) {
-        let mut inner = self.copies.lock();
-        if inner.known(&self.body, now).is_none() {
-            return;
-        }
-        if let Some(outcomes) = outcomes_of_an_end(messages) {
-            inner.keep(self.body.clone(), Some(outcomes), now, self.copies.bytes_max);
+        let mut inner = lock(&self.copies.0);
+        if inner.known(&self.body, now).is_some()
+            && let Some(outcomes) = outcomes_of_an_end(messages)
+        {
+            inner.keep(self.body, Some(outcomes), now);
         }
     }
 }
@@ -153,7 +134,7 @@ fn outcomes_of_an_end(messages: &Messages) -> Option<Messages> {
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        let mut inner = self.copies.lock();
+        let mut inner = lock(&self.copies.0);
         if let Some(count) = inner.in_hand.get_mut(&self.body) {
             *count -= 1;
             if *count == 0 {
@@ -168,31 +149,7 @@ mod tests {
     use super::*;
     use crate::domain::intent::Kind;
     use crate::domain::retry::{Tier, later};
-    use crate::wire::envelope::Headers;
-
-    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-
-    fn letter(body: &'static str) -> Letter {
-        Letter {
-            source: Source::Lane(Kind::AsyncCancel),
-            routing_key: "async_cancel".to_owned(),
-            redelivered: Redelivered::No,
-            headers: Headers::new(),
-            body: Bytes::from_static(body.as_bytes()),
-        }
-    }
-
-    fn message(address: Address) -> Message {
-        Message {
-            address,
-            routing_key: "async_cancel.cancelled".to_owned(),
-            headers: Headers::new(),
-            content_type: "application/json",
-            message_id: None,
-            occasion: None,
-            body: Bytes::from_static(b"said"),
-        }
-    }
+    use crate::memory::fixtures::{NOW, letter, message};
 
     fn outcome() -> Messages {
         Messages::new(message(Address::Announce), [])
@@ -277,7 +234,7 @@ mod tests {
         let copies = copies();
         in_hand(&copies, &letter("a")).announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
-        assert_eq!(copies.lock().bytes, 0);
+        assert_eq!(lock(&copies.0).known.weight(), 0);
     }
 
     #[test]
@@ -300,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_where_there_is_no_room() {
-        let copies = Copies::new(2_200);
+        let copies = Copies::new(2 * entry_bytes(Some(&outcome())));
         for body in ["a", "b", "c"] {
             let first = in_hand(&copies, &letter(body));
             assert!(matches!(copies.begin(&letter(body), true, NOW), Copy::ToWait));

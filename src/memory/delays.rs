@@ -1,11 +1,12 @@
 //! Which letters are in the delay queues, as far as this process put them there, and whether they come back on time.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::lock;
 use crate::domain::lateness::{Figures, Hop, Lateness, LatenessLimits, News, Seen};
 use crate::domain::retry::Tiers;
 
@@ -23,7 +24,7 @@ impl Delays {
     /// [`arrived`](Going::arrived) is said.
     pub fn going(&self, hops: impl IntoIterator<Item = Hop>) -> Going<'_> {
         let hops: Vec<Hop> = hops.into_iter().collect();
-        let mut lateness = self.lock();
+        let mut lateness = lock(&self.0);
         for hop in &hops {
             lateness.gone(hop);
         }
@@ -32,26 +33,22 @@ impl Delays {
 
     /// A letter has come back. Says how late it is.
     pub fn back(&self, hop: &Hop, now: Timestamp) -> Duration {
-        self.lock().back(hop, now)
+        lock(&self.0).back(hop, now)
     }
 
     /// A letter has come back that was handed out before.
     pub fn back_again(&self, hop: &Hop) {
-        self.lock().back_again(hop);
+        lock(&self.0).back_again(hop);
     }
 
     /// What follows from a look at the broker's queues.
     pub fn looked(&self, seen: &Seen, now: Timestamp) -> Vec<News> {
-        self.lock().looked(seen, now)
+        lock(&self.0).looked(seen, now)
     }
 
     /// The figures of every tier, by its name.
     pub fn figures(&self, now: Timestamp) -> BTreeMap<String, Figures> {
-        self.lock().figures(now)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Lateness> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).figures(now)
     }
 }
 
@@ -75,7 +72,7 @@ impl Drop for Going<'_> {
         if self.hops.is_empty() {
             return;
         }
-        let mut lateness = self.delays.lock();
+        let mut lateness = lock(&self.delays.0);
         for hop in &self.hops {
             lateness.not_gone(hop);
         }

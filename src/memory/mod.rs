@@ -1,8 +1,16 @@
 //! What this process remembers beyond one step: bounded, and lost with the process, which is why nothing but
 //! comfort may depend on it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::wire::envelope::Messages;
+
+mod bounded;
 mod copies;
 mod delays;
+mod fingerprint;
+#[cfg(test)]
+mod fixtures;
 mod isolation_transfers;
 mod letters;
 mod ordered;
@@ -18,3 +26,17 @@ pub use ordered::Ordered;
 pub use recent_acks::RecentAcks;
 pub use seen_ids::{IdContent, SeenIds};
 pub use set_backs::{ClockNews, SetBacks};
+
+/// About as many bytes an entry takes whose key is a fingerprint, beside its messages.
+const ENTRY_BYTES: usize = 256;
+
+/// About as many bytes an entry with these messages takes.
+fn entry_bytes(messages: Option<&Messages>) -> usize {
+    let messages = messages.map(Messages::as_slice).unwrap_or_default();
+    ENTRY_BYTES + messages.iter().map(|message| message.body.len() + 1_024).sum::<usize>()
+}
+
+/// A panic of another task while it held the lock leaves whole entries behind, so poison is ignored.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,50 +1,37 @@
 //! The intents that this process has ordered, or done.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 
+use super::bounded::Bounded;
+use super::lock;
 use crate::domain::intent::IntentId;
 
 /// The intents that this process has ordered, or done. A second copy of such an intent would be called for in vain, and
 /// an async cancel, taken up after its order was rolled back, would order again what was withdrawn; so it is settled by
 /// asking instead. Copies need no second publish: what was published and not confirmed in time is published again.
 #[derive(Debug)]
-pub struct Ordered {
-    len_max: usize,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    called_at: HashMap<IntentId, Timestamp>,
-    /// In the order of their coming, for forgetting the oldest.
-    order: VecDeque<IntentId>,
-}
+pub struct Ordered(Mutex<Bounded<IntentId, Timestamp>>);
 
 impl Ordered {
-    /// A memory of at most so many intents.
+    /// A memory of this many intents at most.
     pub fn new(len_max: usize) -> Ordered {
-        Ordered { len_max, inner: Mutex::default() }
+        Ordered(Mutex::new(Bounded::new(len_max)))
     }
 
     /// Remembers that an intent was ordered, or done, by a call that ended then.
     pub fn remember(&self, intent: IntentId, called_at: Timestamp) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.called_at.insert(intent, called_at).is_none() {
-            inner.order.push_back(intent);
-        }
-        while inner.order.len() > self.len_max {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.called_at.remove(&oldest);
-            }
+        let mut calls = lock(&self.0);
+        match calls.get_mut(&intent) {
+            Some(known) => *known = called_at,
+            None => calls.keep(intent, called_at, 1),
         }
     }
 
     /// When the call that ordered this intent ended, if this process made it and still knows.
     pub fn called_at(&self, intent: IntentId) -> Option<Timestamp> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).called_at.get(&intent).copied()
+        lock(&self.0).get(&intent).copied()
     }
 }
 

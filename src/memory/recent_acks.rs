@@ -4,15 +4,16 @@
 //! it is told already, and one that waits would live twice if it were handled, or told, once more. It only needs
 //! another ack.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::letters::without;
+use super::bounded::Bounded;
+use super::fingerprint::Fingerprint;
+use super::{ENTRY_BYTES, lock};
 use crate::domain::retry::elapsed;
-use crate::wire::envelope::{HeaderValue, Letter, Redelivered, Source};
+use crate::wire::envelope::{Letter, Redelivered, Source};
 use crate::wire::hop;
 
 /// A letter is known so long: until a broker that does not see the end of a connection has missed enough heartbeats to
@@ -21,18 +22,7 @@ const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// Remembers what proves that a letter is told, `P`, within a bound of bytes and of time.
 #[derive(Debug)]
-pub struct RecentAcks<P> {
-    bytes_max: usize,
-    inner: Mutex<Inner<P>>,
-}
-
-#[derive(Debug)]
-struct Inner<P> {
-    proofs: HashMap<Letter, RecentAck<P>>,
-    /// The oldest first; a letter that is no longer known may still stand here.
-    order: VecDeque<(Letter, Timestamp)>,
-    bytes: usize,
-}
+pub struct RecentAcks<P>(Mutex<Bounded<Fingerprint, RecentAck<P>>>);
 
 #[derive(Debug)]
 struct RecentAck<P> {
@@ -43,16 +33,16 @@ struct RecentAck<P> {
 }
 
 impl<P> RecentAcks<P> {
-    /// A memory of about so many bytes.
+    /// A memory of about this many bytes.
     pub fn new(bytes_max: usize) -> RecentAcks<P> {
-        let inner = Inner { proofs: HashMap::new(), order: VecDeque::new(), bytes: 0 };
-        RecentAcks { bytes_max, inner: Mutex::new(inner) }
+        RecentAcks(Mutex::new(Bounded::new(bytes_max)))
     }
 
     /// Takes a letter in hand that was delivered in this generation: gives the proof that all about it is told, if it
     /// was delivered before, in an earlier one, and forgets it. Any other is a copy that begins anew.
     pub fn take(&self, letter: &Letter, generation: u64, now: Timestamp) -> Option<P> {
-        let known = self.lock().proofs.remove(&named(letter)?)?;
+        let fingerprint = fingerprint(letter)?;
+        let known = lock(&self.0).remove(&fingerprint)?;
         // While a generation lasts, what was acked in it does not come again.
         let comes_again = letter.redelivered == Redelivered::Yes && known.generation < generation;
         (comes_again && elapsed(known.told_at, now) <= AGE_MAX).then_some(known.proof)
@@ -60,75 +50,35 @@ impl<P> RecentAcks<P> {
 
     /// Remembers that all about this letter, delivered in this generation, is told; it is acked, or should be.
     pub fn remember(&self, letter: &Letter, generation: u64, proof: P, now: Timestamp) {
-        let Some(name) = named(letter) else { return };
-        let mut inner = self.lock();
-        inner.bytes += weight(&name);
-        inner.order.push_back((name.clone(), now));
-        inner.proofs.insert(name, RecentAck { told_at: now, generation, proof });
-        while inner.bytes > self.bytes_max
-            || inner.order.front().is_some_and(|(_, told_at)| elapsed(*told_at, now) > AGE_MAX)
-        {
-            let Some((oldest, told_at)) = inner.order.pop_front() else { break };
-            inner.bytes = inner.bytes.saturating_sub(weight(&oldest));
-            // It may have been told again since.
-            if inner.proofs.get(&oldest).is_some_and(|latest| latest.told_at == told_at) {
-                inner.proofs.remove(&oldest);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner<P>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let Some(fingerprint) = fingerprint(letter) else { return };
+        let mut acks = lock(&self.0);
+        acks.keep(fingerprint, RecentAck { told_at: now, generation, proof }, ENTRY_BYTES);
+        acks.forget_oldest_while(|ack| elapsed(ack.told_at, now) > AGE_MAX);
     }
 }
 
 /// What this one letter is known by. On its way through delay queues a letter can be the same before and after, but
-/// for the hop: that is part of the name here. Where nothing tells two steps of a letter apart, it has no name.
-fn named(letter: &Letter) -> Option<Letter> {
+/// for the hop: that is part of the fingerprint here. Where nothing tells two steps of a letter apart, it has none.
+fn fingerprint(letter: &Letter) -> Option<Fingerprint> {
     match letter.source {
         Source::Lane(_) => {}
         Source::Returns(_) | Source::Announcements => drop(hop::read(letter)?),
         Source::Isolation | Source::Rescue => return None,
     }
-    Some(without(letter, |_| false))
-}
-
-/// About so many bytes does a letter take here.
-fn weight(name: &Letter) -> usize {
-    let headers = name.headers.iter().map(|(name, value)| {
-        let value = match value {
-            HeaderValue::Text(text) => text.len(),
-            HeaderValue::Int(_) | HeaderValue::Bool(_) => 0,
-        };
-        name.len() + value + 64
-    });
-    // It stands in the map and in the order, which share the body.
-    name.body.len() + 2 * headers.sum::<usize>() + 512
+    Some(Fingerprint::of_letter(letter, |_| false))
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::domain::intent::Kind;
     use crate::domain::retry::later;
-    use crate::wire::envelope::Headers;
+    use crate::memory::fixtures::{NOW, letter};
+    use crate::wire::envelope::HeaderValue;
 
-    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
     /// A generation of the connection, and the next one.
     const BEFORE: u64 = 7;
     const AFTER: u64 = 8;
-
-    fn letter(body: &'static str) -> Letter {
-        Letter {
-            source: Source::Lane(Kind::AsyncCancel),
-            routing_key: "async_cancel".to_owned(),
-            redelivered: Redelivered::No,
-            headers: Headers::new(),
-            body: Bytes::from_static(body.as_bytes()),
-        }
-    }
 
     fn back_from(due: &str, letter: Letter) -> Letter {
         let headers = [("cancel-hop", "5s"), ("cancel-hop-due", due)];
@@ -196,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_where_there_is_no_room() {
-        let memory = RecentAcks::new(2 * weight(&letter("a")));
+        let memory = RecentAcks::new(2 * ENTRY_BYTES);
         for (body, proof) in [("a", 1), ("b", 2), ("c", 3)] {
             memory.remember(&letter(body), BEFORE, proof, NOW);
         }
@@ -208,8 +158,8 @@ mod tests {
     fn what_is_too_old_takes_no_room() {
         let memory = memory(&[&letter("a"), &letter("b")]);
         memory.remember(&letter("c"), BEFORE, (), later(NOW, AGE_MAX * 2));
-        let inner = memory.lock();
-        assert_eq!((inner.proofs.len(), inner.order.len(), inner.bytes), (1, 1, weight(&letter("c"))));
+        let acks = lock(&memory.0);
+        assert_eq!((acks.len(), acks.weight()), (1, ENTRY_BYTES));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! What the ids stood for that this process has seen, so that an id that is used for two intents is noticed.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 
+use super::bounded::Bounded;
+use super::lock;
 use crate::domain::intent::{CancelIntent, IntentId};
 
 /// What a letter uses its id for. White space and `reference` do not count where it could be read.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub enum IdContent<'a> {
     /// This, and it is called for.
     Intent(&'a CancelIntent),
@@ -21,48 +22,25 @@ pub enum IdContent<'a> {
 /// chance is 1 in 2^64, are what they would be without this memory.
 #[derive(Debug)]
 pub struct SeenIds {
-    len_max: usize,
     hasher: RandomState,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    fingerprints: HashMap<IntentId, u64>,
-    /// In the order of their coming, for forgetting the oldest.
-    order: VecDeque<IntentId>,
+    fingerprints: Mutex<Bounded<IntentId, u64>>,
 }
 
 impl SeenIds {
-    /// A memory of at most so many ids.
+    /// A memory of this many ids at most.
     pub fn new(len_max: usize) -> SeenIds {
-        SeenIds { len_max, hasher: RandomState::new(), inner: Mutex::default() }
+        SeenIds { hasher: RandomState::new(), fingerprints: Mutex::new(Bounded::new(len_max)) }
     }
 
     /// Whether the id was seen with other content. An id that is new is remembered with this one.
     pub fn is_other(&self, id: IntentId, content: &IdContent<'_>) -> bool {
-        let fingerprint = self.fingerprint(content);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = inner.fingerprints.get(&id) {
+        let fingerprint = self.hasher.hash_one(content);
+        let mut fingerprints = lock(&self.fingerprints);
+        if let Some(known) = fingerprints.get(&id) {
             return *known != fingerprint;
         }
-        inner.fingerprints.insert(id, fingerprint);
-        inner.order.push_back(id);
-        while inner.order.len() > self.len_max {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.fingerprints.remove(&oldest);
-            }
-        }
+        fingerprints.keep(id, fingerprint, 1);
         false
-    }
-
-    fn fingerprint(&self, content: &IdContent<'_>) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        match content {
-            IdContent::Intent(intent) => (0_u8, intent).hash(&mut hasher),
-            IdContent::Malformed(body) => (1_u8, body).hash(&mut hasher),
-        }
-        hasher.finish()
     }
 }
 

@@ -1,13 +1,14 @@
 //! Whether this machine's clock was set back, as the letters tell that come back from delay queues.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::lock;
 use crate::domain::condition::{Condition, Tell};
 use crate::domain::set_back::set_back_by;
 
@@ -64,7 +65,7 @@ impl SetBacks {
     /// A letter has come back whose hop was to end at this time.
     pub fn back(&self, hop_due: Timestamp, now: Timestamp) {
         let uptime = self.begun.elapsed();
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         let is_news = match set_back_by(hop_due, now) {
             Some(by) => {
                 known.condition.met((), uptime);
@@ -82,7 +83,7 @@ impl SetBacks {
 
     /// How many letters came back before they were due since the process began.
     pub fn letters(&self) -> u64 {
-        self.lock().letters
+        lock(&self.known).letters
     }
 
     /// Says what is to be told, as soon as it is. Ends never.
@@ -91,7 +92,7 @@ impl SetBacks {
             let changed = self.changed.notified();
             let (tells, last, next) = {
                 let uptime = self.begun.elapsed();
-                let mut known = self.lock();
+                let mut known = lock(&self.known);
                 let tells = known.condition.look(uptime);
                 (tells, known.last, known.condition.next_look(uptime))
             };
@@ -108,10 +109,6 @@ impl SetBacks {
                 () = tokio::time::sleep(next.unwrap_or(Duration::MAX)), if next.is_some() => {}
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
