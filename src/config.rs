@@ -13,21 +13,26 @@ use url::Url;
 use crate::domain::intent::{Api, Kind, MerchantName};
 use crate::domain::policy::Policy;
 
+mod addresses;
 mod describe;
+mod files;
+mod hints;
+mod keys;
 mod load;
 mod mistakes;
 mod reader;
 mod secrets;
+mod source;
 #[cfg(test)]
 mod tests;
 mod values;
 
+pub use addresses::{AMQP_PARAMETERS, check_gateway_url, unknown_amqp_parameter};
 pub use describe::describe;
 pub use load::{default_tiers, host_name, load, load_amqp};
-pub use mistakes::{Location, Mistake, Mistakes};
+pub use mistakes::{Invalid, Location, Mistake, Mistakes};
 pub use secrets::{ReadAgain, SecretFile, read_again};
 pub use values::parse_duration;
-pub use values::{AMQP_PARAMETERS, unknown_amqp_parameter};
 
 /// Everything that `run` needs.
 #[derive(Debug, Clone)]

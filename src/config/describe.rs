@@ -1,13 +1,15 @@
 //! A configuration in words, for people: everything that decides what would run, and no secret.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::values::duration_name;
-use super::{Config, Declare, KeyPair, LogFormat, PlainHttp, TraceHeaders};
+use super::{Config, Declare, Gateway, KeyPair, LogFormat, PlainHttp, TraceHeaders};
 use crate::domain::intent::Kind;
+use crate::domain::policy::Policy;
 
 /// What would run, line by line, without secrets.
 pub fn describe(config: &Config) -> String {
@@ -19,7 +21,9 @@ pub fn describe(config: &Config) -> String {
     out
 }
 
-fn lines(config: &Config) -> Vec<(&'static str, String)> {
+type Line = (&'static str, String);
+
+fn lines(config: &Config) -> Vec<Line> {
     let Config {
         worker,
         amqp,
@@ -32,116 +36,93 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         grace,
         secret_files: _,
     } = config;
+    let brokers: Vec<String> = amqp.urls.iter().map(|url| without_user(url.expose_secret())).collect();
+    let declared = match amqp.declare {
+        Declare::Missing => "what is missing is declared",
+        Declare::Nothing => "nothing is declared",
+    };
     let mut lines = vec![
         ("worker", format!("{}, source {}", worker.name, worker.source)),
-        (
-            "broker",
-            amqp.urls.iter().map(|url| without_user(url.expose_secret())).collect::<Vec<_>>().join(", "),
-        ),
+        ("broker", brokers.join(", ")),
         ("management", optional(amqp.management_url.as_ref().map(|url| without_user(url.expose_secret())))),
-        (
-            "topology",
-            format!(
-                "prefix {}, {}",
-                amqp.prefix,
-                match amqp.declare {
-                    Declare::Missing => "what is missing is declared",
-                    Declare::Nothing => "nothing is declared",
-                }
-            ),
-        ),
+        ("topology", format!("prefix {}, {declared}", amqp.prefix)),
     ];
     lines.extend(lanes.iter().map(|(kind, prefetch)| ("lane", format!("{kind}, {prefetch} at once"))));
+    lines.extend(gateway_lines(gateway));
+    lines.extend(merchants.iter().map(|(name, merchant)| {
+        let pair = |pair: &Option<KeyPair>| if pair.is_some() { "given" } else { "none" };
+        let (private, public) = (pair(&merchant.private), pair(&merchant.public));
+        ("merchant", format!("{name}, private pair {private}, public pair {public}"))
+    }));
+    lines.extend(policy_lines(policy));
+    let format = match telemetry.log {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    };
+    let level = telemetry.level.as_str();
+    let spans = telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str);
+    let ratio = telemetry.sample_ratio;
+    lines.extend([
+        ("admin", admin_listen.map_or_else(|| "off".to_owned(), |listen| listen.to_string())),
+        ("telemetry", format!("{format} logs from {level} on, spans to {spans}, sampled {ratio}")),
+        ("shutdown", format!("grace {}", duration_name(*grace))),
+    ]);
+    lines
+}
+
+fn gateway_lines(gateway: &Gateway) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
     lines.extend(gateway.urls.iter().map(|(api, url)| {
         let limits = gateway.limits.get(api).copied().unwrap_or_default();
         let concurrency = limits.concurrency.map(|n| format!(", {n} calls at once")).unwrap_or_default();
         let rate = limits.rate.map(|n| format!(", {n} calls a second")).unwrap_or_default();
         ("gateway", format!("{api} at {url}{concurrency}{rate}"))
     }));
+    let connect = duration_name(gateway.connect_timeout);
+    let call = duration_name(gateway.call_timeout);
+    let plain_http = match gateway.plain_http {
+        PlainHttp::Loopback => "to this machine only",
+        PlainHttp::Anywhere => "anywhere",
+    };
+    let trace_headers = match gateway.trace_headers {
+        TraceHeaders::Sent => "sent",
+        TraceHeaders::Kept => "not sent",
+    };
     lines.push((
         "gateway",
-        format!(
-            "connect {}, call {}, plain http {}, trace headers {}",
-            duration_name(gateway.connect_timeout),
-            duration_name(gateway.call_timeout),
-            match gateway.plain_http {
-                PlainHttp::Loopback => "to this machine only",
-                PlainHttp::Anywhere => "anywhere",
-            },
-            match gateway.trace_headers {
-                TraceHeaders::Sent => "sent",
-                TraceHeaders::Kept => "not sent",
-            },
-        ),
+        format!("connect {connect}, call {call}, plain http {plain_http}, trace headers {trace_headers}"),
     ));
-    lines.extend(
-        gateway.ca_file.iter().map(|file| {
-            ("gateway", format!("authorities of {} trusted beside the machine's", file.display()))
-        }),
-    );
+    let trusted = |file: &PathBuf| format!("authorities of {} trusted beside the machine's", file.display());
+    lines.extend(gateway.ca_file.iter().map(|file| ("gateway", trusted(file))));
     // The path of a callback address often holds a token.
-    lines.extend(
-        gateway.batch_callback_url.iter().map(|url| ("batch callback", format!("to {}", origin(url)))),
-    );
-    lines.extend(merchants.iter().map(|(name, merchant)| {
-        let pair = |pair: &Option<KeyPair>| if pair.is_some() { "given" } else { "none" };
-        (
-            "merchant",
-            format!(
-                "{name}, private pair {}, public pair {}",
-                pair(&merchant.private),
-                pair(&merchant.public)
-            ),
-        )
-    }));
-    let delays: Vec<&str> = policy.tiers.as_slice().iter().map(|tier| tier.name.as_str()).collect();
-    let after_success = kinds(policy.after_success.iter());
-    lines.extend([
-        ("delays", delays.join(", ")),
-        (
-            "calls",
-            format!(
-                "at most {}, for at most {}, Retry-After up to {}",
-                policy.attempts_max,
-                duration_name(policy.age_max),
-                duration_name(policy.retry_after_max)
-            ),
-        ),
-        (
-            "inquiries",
-            format!(
-                "{} looks, for at most {}, not done counts after {}, after success: {after_success}",
-                policy.asks_max.map_or_else(|| "any number of".to_owned(), |n| format!("at most {n}")),
-                duration_name(policy.inquiry_age_max),
-                duration_name(policy.quiet),
-            ),
-        ),
-        ("rollback", format!("not within {} of its cancel order", duration_name(policy.rollback_wait))),
-        (
-            "same day",
-            format!(
-                "{}, in {}",
-                kinds(policy.same_day.iter()),
-                policy.zone.iana_name().unwrap_or("an unnamed zone")
-            ),
-        ),
-        ("admin", admin_listen.map_or_else(|| "off".to_owned(), |listen| listen.to_string())),
-        (
-            "telemetry",
-            format!(
-                "{} logs from {} on, spans to {}, sampled {}",
-                match telemetry.log {
-                    LogFormat::Json => "json",
-                    LogFormat::Text => "text",
-                },
-                telemetry.level.as_str(),
-                telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str),
-                telemetry.sample_ratio
-            ),
-        ),
-        ("shutdown", format!("grace {}", duration_name(*grace))),
-    ]);
+    let callback = gateway.batch_callback_url.iter();
+    lines.extend(callback.map(|url| ("batch callback", format!("to {}", origin(url)))));
     lines
+}
+
+fn policy_lines(policy: &Policy) -> [Line; 5] {
+    let delays: Vec<&str> = policy.tiers.as_slice().iter().map(|tier| tier.name.as_str()).collect();
+    let calls = format!(
+        "at most {}, for at most {}, Retry-After up to {}",
+        policy.attempts_max,
+        duration_name(policy.age_max),
+        duration_name(policy.retry_after_max)
+    );
+    let inquiries = format!(
+        "{} looks, for at most {}, not done counts after {}, after success: {}",
+        policy.asks_max.map_or_else(|| "any number of".to_owned(), |n| format!("at most {n}")),
+        duration_name(policy.inquiry_age_max),
+        duration_name(policy.quiet),
+        kinds(policy.after_success.iter())
+    );
+    let zone = policy.zone.iana_name().unwrap_or("an unnamed zone");
+    [
+        ("delays", delays.join(", ")),
+        ("calls", calls),
+        ("inquiries", inquiries),
+        ("rollback", format!("not within {} of its cancel order", duration_name(policy.rollback_wait))),
+        ("same day", format!("{}, in {zone}", kinds(policy.same_day.iter()))),
+    ]
 }
 
 fn optional(text: Option<String>) -> String {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use url::Url;
 
+use super::addresses;
+use super::files;
 use super::mistakes::{Invalid, Mistakes};
 use super::reader::{Reader, TableReader};
 use super::values::{self, Value};
@@ -30,15 +32,11 @@ use crate::domain::retry::{Tier, Tiers};
 /// # Errors
 ///
 /// All mistakes at once, wherever they are; see [`Mistakes`].
-pub fn load<K, V>(
+pub fn load(
     file: Option<&Path>,
-    env: impl IntoIterator<Item = (K, V)>,
+    env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     host_name: Option<&str>,
-) -> Result<Config, Mistakes>
-where
-    K: Into<OsString>,
-    V: Into<OsString>,
-{
+) -> Result<Config, Mistakes> {
     let mut reader = Reader::open(file, env)?;
     let worker = worker(&mut reader, host_name);
     let amqp = amqp(&mut reader);
@@ -76,14 +74,10 @@ where
 /// # Errors
 ///
 /// All mistakes in these keys, and what keeps the file as a whole from being read.
-pub fn load_amqp<K, V>(
+pub fn load_amqp(
     file: Option<&Path>,
-    env: impl IntoIterator<Item = (K, V)>,
-) -> Result<(Amqp, Tiers), Mistakes>
-where
-    K: Into<OsString>,
-    V: Into<OsString>,
-{
+    env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+) -> Result<(Amqp, Tiers), Mistakes> {
     let mut reader = Reader::open(file, env)?;
     let amqp = amqp(&mut reader);
     let tiers = tiers(&mut reader);
@@ -104,7 +98,7 @@ const fn seconds(seconds: u64) -> Duration {
 fn worker(reader: &mut Reader, host_name: Option<&str>) -> Worker {
     let source = reader.or("worker.source", "/cancel-worker".to_owned(), values::uri_reference);
     let name = reader.optional("worker.name", values::instance_name);
-    if name.is_none() && host_name.is_none() && reader.is_sound("worker.name") {
+    if name.is_none() && host_name.is_none() {
         reader.report_missing("worker.name", "this machine has no host name that could stand in for it");
     }
     let name = name.unwrap_or_else(|| host_name.unwrap_or_default().to_owned());
@@ -112,25 +106,25 @@ fn worker(reader: &mut Reader, host_name: Option<&str>) -> Worker {
 }
 
 fn amqp(reader: &mut Reader) -> Amqp {
-    let urls = reader.addresses("amqp.url", values::amqp_url);
-    if urls.is_none() && reader.is_sound("amqp.url") {
+    let urls = reader.addresses("amqp.url", addresses::amqp_url);
+    if urls.is_none() {
         reader.report_missing("amqp.url", "it is where the intents come from");
     }
     let tls = AmqpTls {
-        ca_file: reader.readable_file("amqp.tls.ca_file"),
-        client_cert_file: reader.readable_file("amqp.tls.client_cert_file"),
-        client_key_file: reader.readable_file("amqp.tls.client_key_file"),
+        ca_file: reader.optional("amqp.tls.ca_file", files::readable),
+        client_cert_file: reader.optional("amqp.tls.client_cert_file", files::readable),
+        client_key_file: reader.optional("amqp.tls.client_key_file", files::readable),
     };
     let (cert, key) = ("amqp.tls.client_cert_file", "amqp.tls.client_key_file");
-    if tls.client_cert_file.is_some() && tls.client_key_file.is_none() && reader.is_sound(key) {
+    if tls.client_cert_file.is_some() && tls.client_key_file.is_none() {
         reader.report_missing(key, "a certificate is of no use without its key");
     }
-    if tls.client_key_file.is_some() && tls.client_cert_file.is_none() && reader.is_sound(cert) {
+    if tls.client_key_file.is_some() && tls.client_cert_file.is_none() {
         reader.report_missing(cert, "a key is of no use without its certificate");
     }
     Amqp {
         urls: urls.unwrap_or_default(),
-        management_url: reader.secret("amqp.management_url", values::management_url),
+        management_url: reader.secret("amqp.management_url", addresses::management_url),
         prefix: reader.or("amqp.prefix", "cancel".to_owned(), values::prefix),
         declare: reader.or("amqp.declare", Declare::Missing, values::declare),
         tls,
@@ -141,7 +135,7 @@ fn lanes(reader: &mut Reader) -> BTreeMap<Kind, u16> {
     let kinds = reader.items("lanes.kinds", values::kind);
     if kinds.as_ref().is_some_and(Vec::is_empty) && reader.is_sound("lanes.kinds") {
         let fault = Invalid::new("is empty", "write at least one kind, or leave it out to serve all of them");
-        reader.report("lanes.kinds".to_owned(), None, fault);
+        reader.report("lanes.kinds", None, fault);
     }
     let kinds = kinds.unwrap_or_else(|| Kind::ALL.to_vec());
     let kinds = distinct(reader, "lanes.kinds", kinds);
@@ -162,7 +156,7 @@ fn distinct(reader: &mut Reader, key: &str, kinds: Vec<Kind>) -> BTreeSet<Kind> 
     let set: BTreeSet<Kind> = kinds.into_iter().collect();
     if set.len() < len {
         let fault = Invalid::new("names a kind twice", "write each kind once");
-        reader.report(key.to_owned(), None, fault);
+        reader.report(key, None, fault);
     }
     set
 }
@@ -198,13 +192,13 @@ fn gateway(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>, needs: &Needs) -> G
     let mut limits = BTreeMap::new();
     for api in Api::ALL {
         let key = format!("gateway.{api}_url");
-        let url = reader.optional(&key, |value| values::gateway_url(value, plain_http));
+        let url = reader.optional(&key, |value| addresses::gateway_url(value, plain_http));
         match (url, needs.why(&[api])) {
             (Some(url), Some(_)) => {
                 urls.insert(api, url);
             }
-            (None, Some(why)) if reader.is_sound(&key) => reader.report_missing(&key, &why),
-            (None, Some(_)) | (_, None) => {}
+            (None, Some(why)) => reader.report_missing(&key, &why),
+            (_, None) => {}
         }
         let of_api = Limits {
             concurrency: reader.optional(&format!("gateway.{api}.concurrency"), values::count),
@@ -220,7 +214,7 @@ fn gateway(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>, needs: &Needs) -> G
     if sound && connect_timeout > call_timeout {
         let remedy = "make it shorter; the connection is a part of the call";
         let fault = Invalid::new("is longer than gateway.call_timeout", remedy);
-        reader.report("gateway.connect_timeout".to_owned(), None, fault);
+        reader.report("gateway.connect_timeout", None, fault);
     }
     Gateway {
         urls,
@@ -229,15 +223,15 @@ fn gateway(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>, needs: &Needs) -> G
         plain_http,
         trace_headers: reader.or("gateway.trace_headers", TraceHeaders::Kept, values::trace_headers),
         limits,
-        ca_file: reader.readable_file("gateway.tls.ca_file"),
+        ca_file: reader.optional("gateway.tls.ca_file", files::readable),
         batch_callback_url: batch_callback_url(reader, lanes),
     }
 }
 
 fn batch_callback_url(reader: &mut Reader, lanes: &BTreeMap<Kind, u16>) -> Option<Url> {
     let key = "batch.callback_url";
-    let url = reader.optional(key, values::callback_url);
-    if url.is_none() && lanes.contains_key(&Kind::BatchCancel) && reader.is_sound(key) {
+    let url = reader.optional(key, addresses::callback_url);
+    if url.is_none() && lanes.contains_key(&Kind::BatchCancel) {
         reader.report_missing(key, &format!("needed by {}", Kind::BatchCancel));
     }
     url
@@ -256,27 +250,23 @@ fn merchants(reader: &mut Reader, needs: &Needs) -> BTreeMap<MerchantName, Merch
     }
     if merchants.is_empty() && !reader.has_mistakes_in("merchants.") {
         let remedy = format!("add [merchants.{}] with its keys", MerchantName::DEFAULT);
-        reader.report("merchants".to_owned(), None, Invalid::new("is missing; no call can be made", remedy));
+        reader.report("merchants", None, Invalid::new("is missing; no call can be made", remedy));
     }
     merchants
 }
 
-/// `<prefix>_key` and `<prefix>_client`: both or, if nobody needs them, none.
+/// `<prefix>_key` and `<prefix>_client`: both or, if no served kind needs them, none.
 fn key_pair(reader: &mut Reader, prefix: &str, why: Option<&str>) -> Option<KeyPair> {
     let (key_key, client_key) = (format!("{prefix}_key"), format!("{prefix}_client"));
     let key = reader.secret(&key_key, values::header_value);
     let client = reader.secret(&client_key, values::header_value);
     let half = format!("{key_key} and {client_key} go together");
-    let missing = |is_missing: bool, other_is_there: bool| match (is_missing, other_is_there, why) {
-        (true, _, Some(why)) => Some(why.to_owned()),
-        (true, true, None) => Some(half.clone()),
-        (true, false, None) | (false, _, _) => None,
-    };
-    let key_is_missing = missing(key.is_none() && reader.is_sound(&key_key), client.is_some());
-    let client_is_missing = missing(client.is_none() && reader.is_sound(&client_key), key.is_some());
-    for (key, why) in [(key_key, key_is_missing), (client_key, client_is_missing)] {
-        if let Some(why) = why {
-            reader.report_missing(&key, &why);
+    for (name, part, other) in [(&key_key, &key, &client), (&client_key, &client, &key)] {
+        let half = other.is_some().then_some(half.as_str());
+        if part.is_none()
+            && let Some(why) = why.or(half)
+        {
+            reader.report_missing(name, why);
         }
     }
     Some(KeyPair { key: key?, client: client? })
@@ -326,7 +316,7 @@ fn tiers(reader: &mut Reader) -> Tiers {
     } else {
         Invalid::new("has one length twice", "write each length once; 60s and 1m are one length")
     };
-    reader.report(key.to_owned(), None, fault);
+    reader.report(key, None, fault);
     default_tiers()
 }
 
@@ -343,7 +333,7 @@ fn quiet(reader: &mut Reader, call_timeout: Duration) -> Duration {
     if sound && quiet < call_timeout {
         let remedy = "make it at least as long (its default is 30s)";
         let fault = Invalid::new("is shorter than gateway.call_timeout", remedy);
-        reader.report("inquiry.quiet".to_owned(), None, fault);
+        reader.report("inquiry.quiet", None, fault);
     }
     quiet
 }
@@ -451,7 +441,7 @@ fn class(table: &mut TableReader<'_>) -> Option<Class> {
 
 fn telemetry(reader: &mut Reader) -> Telemetry {
     Telemetry {
-        otlp_endpoint: reader.optional("telemetry.otlp_endpoint", values::otlp_endpoint),
+        otlp_endpoint: reader.optional("telemetry.otlp_endpoint", addresses::otlp_endpoint),
         sample_ratio: reader.or("telemetry.sample_ratio", 1.0, values::ratio),
         log: reader.or("telemetry.log", LogFormat::Json, values::log_format),
         level: reader.or("telemetry.level", LogLevel::Info, values::log_level),

@@ -36,6 +36,13 @@ pub struct Mistake {
     pub remedy: String,
 }
 
+impl Mistake {
+    pub(super) fn new(key: impl Into<String>, place: Option<Location>, fault: Invalid) -> Mistake {
+        let Invalid { wrong, remedy } = fault;
+        Mistake { key: key.into(), place, wrong, remedy }
+    }
+}
+
 /// Where a value was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
@@ -61,15 +68,19 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What is wrong with one value, before anybody says whose it is.
-#[derive(Debug)]
-pub(super) struct Invalid {
-    pub(super) wrong: String,
-    pub(super) remedy: String,
+/// What is wrong with one value, before anybody says whose it is. No part of it was taken from the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{wrong}: {remedy}")]
+pub struct Invalid {
+    /// The sentence that begins with the key.
+    pub wrong: String,
+    /// What to do: an order to a person.
+    pub remedy: String,
 }
 
 impl Invalid {
-    pub(super) fn new(wrong: impl Into<String>, remedy: impl Into<String>) -> Invalid {
+    /// Both sentences.
+    pub fn new(wrong: impl Into<String>, remedy: impl Into<String>) -> Invalid {
         Invalid { wrong: wrong.into(), remedy: remedy.into() }
     }
 }

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::files::read_text;
 use super::mistakes::{Invalid, Mistake};
-use super::reader::secret_in;
 use super::values::{self, Value};
 use super::{KeyPair, Merchant};
 use crate::domain::intent::MerchantName;
+
+const BYTES_MAX: usize = 64 * 1024;
 
 /// So often both files of a pair are read until they hold twice the same: somebody may be writing them.
 const READS_MAX: usize = 5;
@@ -101,17 +103,26 @@ fn pair_now(
         last = now;
     }
     let file = key.or(client).map(|file| file.key.clone()).unwrap_or_default();
-    Err(mistake(&file, Invalid::new("names a file that changes all the time", "swap it by renaming")))
+    let fault = Invalid::new("names a file that changes all the time", "swap it by renaming");
+    Err(Mistake::new(file, None, fault))
 }
 
 fn secret_now(file: &SecretFile) -> Result<SecretString, Mistake> {
-    let SecretFile { key, file } = file;
-    let read = |file: &Path| values::header_value(Value::Plain(secret_in(file)?));
-    read(file).map(SecretString::from).map_err(|fault| mistake(key, fault))
+    let secret = secret_in(&file.file).and_then(|secret| values::header_value(Value::Plain(secret)));
+    secret.map(SecretString::from).map_err(|fault| Mistake::new(&file.key, None, fault))
 }
 
-fn mistake(key: &str, Invalid { wrong, remedy }: Invalid) -> Mistake {
-    Mistake { key: key.to_owned(), place: None, wrong, remedy }
+/// The secret that a file holds: all of it, without one line break at its end.
+pub(super) fn secret_in(file: &Path) -> Result<String, Invalid> {
+    let remedy = "name a file that this process may read and that holds nothing but the secret";
+    let mut secret = read_text(file, BYTES_MAX, remedy)?;
+    if secret.ends_with('\n') {
+        secret.pop();
+        if secret.ends_with('\r') {
+            secret.pop();
+        }
+    }
+    Ok(secret)
 }
 
 fn is_same(one: &KeyPair, other: &KeyPair) -> bool {

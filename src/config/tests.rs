@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
+use super::keys::{KEYS, is_known, path_of, variable};
 use super::load::rule;
-use super::reader::{KEYS, Reader, is_known};
+use super::reader::Reader;
 use super::*;
 use crate::domain::codes::{Class, Matcher, Rule};
 use crate::domain::outcome::RejectedReason;
@@ -40,10 +41,31 @@ fn file_with(lines: &[&str]) -> String {
     base.chain(added).fold(String::new(), |text, line| text + line + "\n")
 }
 
-fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, Mistakes> {
+const NO_ENV: [(&str, &str); 0] = [];
+
+/// A file in a directory that goes with what is returned.
+fn file_of(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
     let dir = TempDir::new().expect("a directory");
     let file = dir.path().join("worker.toml");
-    fs::write(&file, text).expect("a file");
+    fs::write(&file, content).expect("a file");
+    (dir, file)
+}
+
+/// A key whose value is this file.
+fn names(key: &str, file: &Path) -> String {
+    format!("{key} = {:?}", file.to_str().expect("text"))
+}
+
+/// The base as variables.
+fn base_env() -> impl Iterator<Item = (String, String)> {
+    BASE.iter().map(|line| {
+        let (key, value) = line.split_once(" = ").expect("a line");
+        (variable(key), value.trim_matches('"').to_owned())
+    })
+}
+
+fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let (_dir, file) = file_of(text);
     load(Some(&file), env.iter().copied(), Some("host-1"))
 }
 
@@ -109,12 +131,7 @@ fn defaults_are_those_of_the_contract() {
 
 #[test]
 fn the_environment_alone_is_enough() {
-    let env = BASE.iter().map(|line| {
-        let (key, value) = line.split_once(" = ").expect("a line");
-        let name = format!("CANCEL_WORKER__{}", key.replace('.', "__").to_uppercase());
-        (name, value.trim_matches('"').to_owned())
-    });
-    let config = load(None, env, Some("host-1")).expect("no mistakes");
+    let config = load(None, base_env(), Some("host-1")).expect("no mistakes");
     assert_eq!(config.amqp.urls[0].expose_secret(), "amqp://localhost");
     let merchant = &config.merchants[&MerchantName::default()];
     assert_eq!(merchant.private.as_ref().expect("a pair").key.expose_secret(), "pk");
@@ -176,11 +193,8 @@ fn rules_come_as_a_list_of_tables_from_file_and_environment() {
         },
         Rule { api: Api::Private, matcher: Matcher::HttpStatus(418), kind: None, class: Class::LockedOut },
     ];
-    let dir = TempDir::new().expect("a directory");
-    let file = dir.path().join("worker.toml");
-    fs::write(&file, format!("classification.rules = {rules}")).expect("a file");
-    let nothing: [(&str, &str); 0] = [];
-    let mut from_file = Reader::open(Some(&file), nothing).expect("no mistakes");
+    let (_dir, file) = file_of(format!("classification.rules = {rules}"));
+    let mut from_file = Reader::open(Some(&file), NO_ENV).expect("no mistakes");
     assert_eq!(from_file.tables("classification.rules", rule), expected);
     let mut from_env =
         Reader::open(None, [("CANCEL_WORKER__CLASSIFICATION__RULES", rules)]).expect("no mistakes");
@@ -511,13 +525,10 @@ fn zones_names_and_listeners_are_what_they_say() {
 
 #[test]
 fn the_instance_needs_a_name_from_somewhere() {
-    let dir = TempDir::new().expect("a directory");
-    let file = dir.path().join("worker.toml");
-    fs::write(&file, file_with(&[])).expect("a file");
-    let nothing: [(&str, &str); 0] = [];
-    assert_eq!(keys(&load(Some(&file), nothing, None).expect_err("a mistake")), ["worker.name"]);
+    let (_dir, file) = file_of(file_with(&[]));
+    assert_eq!(keys(&load(Some(&file), NO_ENV, None).expect_err("a mistake")), ["worker.name"]);
     fs::write(&file, file_with(&[r#"worker.name = "one""#])).expect("a file");
-    assert_eq!(load(Some(&file), nothing, None).expect("no mistakes").worker.name, "one");
+    assert_eq!(load(Some(&file), NO_ENV, None).expect("no mistakes").worker.name, "one");
 }
 
 #[test]
@@ -578,9 +589,7 @@ fn a_variable_with_single_underscores_is_a_mistake_and_variables_of_others_are_n
 #[test]
 fn a_variable_that_is_not_text_is_a_mistake() {
     use std::os::unix::ffi::OsStringExt as _;
-    let dir = TempDir::new().expect("a directory");
-    let file = dir.path().join("worker.toml");
-    fs::write(&file, file_with(&[])).expect("a file");
+    let (_dir, file) = file_of(file_with(&[]));
     let value = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
     let mistakes =
         load(Some(&file), [("CANCEL_WORKER__AMQP__PREFIX", value)], Some("h")).expect_err("a mistake");
@@ -626,28 +635,25 @@ fn broken_syntax_is_told_by_line_and_column_and_nothing_else() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named_by_what_named_it() {
-    let nothing: [(&str, &str); 0] = [];
-    let mistakes = load(Some(Path::new("/nowhere/x")), nothing, Some("h")).expect_err("a mistake");
+    let mistakes = load(Some(Path::new("/nowhere/x")), NO_ENV, Some("h")).expect_err("a mistake");
     assert_eq!(keys(&mistakes), ["--config"]);
     assert!(mistakes.to_string().contains("not found"), "{mistakes}");
     let mistakes = load(None, [("CANCEL_WORKER_CONFIG", "/nowhere/x")], Some("h")).expect_err("a mistake");
     assert_eq!(keys(&mistakes), ["CANCEL_WORKER_CONFIG"]);
     let dir = TempDir::new().expect("a directory");
-    assert_eq!(keys(&load(Some(dir.path()), nothing, Some("h")).expect_err("a mistake")), ["--config"]);
+    assert_eq!(keys(&load(Some(dir.path()), NO_ENV, Some("h")).expect_err("a mistake")), ["--config"]);
     let file = dir.path().join("worker.toml");
     fs::write(&file, [b'a', 0xff]).expect("a file");
-    assert_eq!(keys(&load(Some(&file), nothing, Some("h")).expect_err("a mistake")), ["--config"]);
+    assert_eq!(keys(&load(Some(&file), NO_ENV, Some("h")).expect_err("a mistake")), ["--config"]);
     fs::write(&file, "#".repeat(256 * 1024 + 1)).expect("a file");
-    assert_eq!(keys(&load(Some(&file), nothing, Some("h")).expect_err("a mistake")), ["--config"]);
+    assert_eq!(keys(&load(Some(&file), NO_ENV, Some("h")).expect_err("a mistake")), ["--config"]);
 }
 
 #[test]
 fn a_secret_may_come_from_a_file_without_its_last_line_break() {
     for (content, secret) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k")] {
-        let dir = TempDir::new().expect("a directory");
-        let file = dir.path().join("secret");
-        fs::write(&file, content).expect("a file");
-        let line = format!("merchants.default.private_key_file = {:?}", file.to_str().expect("text"));
+        let (_dir, file) = file_of(content);
+        let line = names("merchants.default.private_key_file", &file);
         let config = loaded(&["-merchants.default.private_key", &line]);
         let pair = config.merchants[&MerchantName::default()].private.as_ref().expect("a pair");
         assert_eq!(pair.key.expose_secret(), secret, "{content:?}");
@@ -685,7 +691,7 @@ fn every_secret_has_a_file_key() {
 fn a_secrets_file_is_readable_the_only_source_and_holds_a_secret() {
     let dir = TempDir::new().expect("a directory");
     let file = dir.path().join("secret");
-    let line = format!("merchants.default.private_key_file = {:?}", file.to_str().expect("text"));
+    let line = names("merchants.default.private_key_file", &file);
     let gone = "-merchants.default.private_key";
     check(&[gone, &line], &["merchants.default.private_key_file"]);
     assert!(told(&[gone, &line]).contains("not found"));
@@ -702,15 +708,13 @@ fn a_secrets_file_is_readable_the_only_source_and_holds_a_secret() {
 
 #[test]
 fn files_for_tls_can_be_read_and_certificate_and_key_go_together() {
-    let dir = TempDir::new().expect("a directory");
-    let file = dir.path().join("x.pem");
-    fs::write(&file, "pem").expect("a file");
-    let line = |key: &str| format!("amqp.tls.{key} = {:?}", file.to_str().expect("text"));
+    let (_dir, file) = file_of("pem");
+    let line = |key: &str| names(&format!("amqp.tls.{key}"), &file);
     check(&[&line("ca_file"), &line("client_cert_file"), &line("client_key_file")], &[]);
     check(&[&line("client_cert_file")], &["amqp.tls.client_key_file"]);
     check(&[&line("client_key_file")], &["amqp.tls.client_cert_file"]);
     check(&[r#"amqp.tls.ca_file = "/nowhere/x""#], &["amqp.tls.ca_file"]);
-    check(&[&format!("gateway.tls.ca_file = {:?}", file.to_str().expect("text"))], &[]);
+    check(&[&names("gateway.tls.ca_file", &file)], &[]);
     check(&[r#"gateway.tls.ca_file = "/nowhere/x""#], &["gateway.tls.ca_file"]);
     check(&["gateway.tls.ca_file = 7"], &["gateway.tls.ca_file"]);
 }
@@ -789,8 +793,7 @@ fn example_lines() -> Vec<(String, String, bool)> {
 fn the_example_has_every_key_and_no_other() {
     let keys: BTreeSet<String> = example_lines().into_iter().map(|(key, _, _)| key).collect();
     for key in &keys {
-        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
-        assert!(is_known(&path), "{key} is in the example and is no key");
+        assert!(is_known(&path_of(key)), "{key} is in the example and is no key");
     }
     for key in KEYS {
         let kinds = Kind::ALL.map(|kind| key.replace("<kind>", kind.as_str()));
@@ -804,15 +807,8 @@ fn the_example_has_every_key_and_no_other() {
 #[test]
 fn the_example_shows_the_defaults() {
     // As it is, with what is required from the environment.
-    let env = BASE.iter().map(|line| {
-        let (key, value) = line.split_once(" = ").expect("a line");
-        (
-            format!("CANCEL_WORKER__{}", key.replace('.', "__").to_uppercase()),
-            value.trim_matches('"').to_owned(),
-        )
-    });
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cancel-worker.example.toml");
-    let example = load(Some(&file), env, Some("host-1")).expect("no mistakes");
+    let example = load(Some(&file), base_env(), Some("host-1")).expect("no mistakes");
     assert_eq!(format!("{example:?}"), format!("{:?}", loaded(&[])));
 }
 
@@ -876,7 +872,7 @@ proptest! {
     ) {
         let key = KEYS[key].replace("<kind>", "async_cancel").replace("<api>", "physical");
         let key = key.replace("<name>", "default");
-        let name = format!("CANCEL_WORKER__{}", key.replace('.', "__").to_uppercase());
+        let name = variable(&key);
         let value = format!("{before}{CANARY}{after}").replace('\0', "");
         if let Err(mistakes) = load_text(&file_with(&[&format!("-{key}")]), &[(&name, &value)]) {
             let told = format!("{mistakes} {mistakes:?}");

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
-use url::{Host, Url};
+use url::Url;
 
 use super::mistakes::Invalid;
 use super::{Declare, LogFormat, LogLevel, PlainHttp, TraceHeaders};
@@ -61,12 +62,15 @@ fn table_of(table: DeTable<'_>) -> BTreeMap<String, Value> {
 
 /// Text, as it is.
 pub(super) fn text(value: Value) -> Result<String, Invalid> {
-    match value {
-        Value::Plain(text) | Value::Text(text) => Ok(text),
-        Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::List(_) | Value::Table(_) | Value::Odd => {
-            Err(Invalid::new("is not text", "write it in quotes"))
-        }
-    }
+    let (Value::Plain(text) | Value::Text(text)) = value else {
+        return Err(Invalid::new("is not text", "write it in quotes"));
+    };
+    Ok(text)
+}
+
+/// What the file gives as a value of its own type, or the environment as plain text.
+fn typed<T: FromStr>(value: &Value, of_file: Option<T>) -> Option<T> {
+    if let Value::Plain(plain) = value { plain.parse().ok() } else { of_file }
 }
 
 /// The items of a list. Plain text is a TOML list if it begins with a bracket, and separated by commas if
@@ -88,77 +92,31 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>, Invalid> {
     }
 }
 
-/// The broker's addresses: one, or a list. A comma in plain text separates only where an address follows it,
-/// because a password may contain one.
-pub(super) fn addresses(value: Value) -> Result<Vec<Value>, Invalid> {
-    match value {
-        Value::Text(_) => Ok(vec![value]),
-        Value::Plain(plain) if !plain.trim_start().starts_with('[') => {
-            let mut addresses: Vec<String> = Vec::new();
-            for part in plain.split(',') {
-                let begins =
-                    part.trim_start().starts_with("amqp://") || part.trim_start().starts_with("amqps://");
-                match addresses.last_mut() {
-                    Some(last) if !begins => {
-                        last.push(',');
-                        last.push_str(part);
-                    }
-                    _ => addresses.push(part.to_owned()),
-                }
-            }
-            Ok(addresses.into_iter().map(|address| Value::Plain(address.trim().to_owned())).collect())
-        }
-        Value::List(_)
-        | Value::Plain(_)
-        | Value::Int(_)
-        | Value::Float(_)
-        | Value::Bool(_)
-        | Value::Table(_)
-        | Value::Odd => list(value)
-            .map_err(|_| Invalid::new("is no address", "write one address in quotes, or a list of them")),
-    }
-}
-
 /// `true` or `false`. Private: what a boolean of the file means, the next three functions say.
-fn flag(value: Value) -> Result<bool, Invalid> {
-    match value {
-        Value::Bool(flag) => Ok(flag),
-        Value::Plain(plain) if plain == "true" => Ok(true),
-        Value::Plain(plain) if plain == "false" => Ok(false),
-        Value::Plain(_)
-        | Value::Text(_)
-        | Value::Int(_)
-        | Value::Float(_)
-        | Value::List(_)
-        | Value::Table(_)
-        | Value::Odd => Err(Invalid::new("is neither true nor false", "write true or false, without quotes")),
-    }
+fn flag(value: &Value) -> Result<bool, Invalid> {
+    let of_file = if let Value::Bool(flag) = value { Some(*flag) } else { None };
+    typed(value, of_file)
+        .ok_or_else(|| Invalid::new("is neither true nor false", "write true or false, without quotes"))
 }
 
 /// `amqp.declare`.
 pub(super) fn declare(value: Value) -> Result<Declare, Invalid> {
-    Ok(if flag(value)? { Declare::Missing } else { Declare::Nothing })
+    Ok(if flag(&value)? { Declare::Missing } else { Declare::Nothing })
 }
 
 /// `gateway.allow_http`.
 pub(super) fn plain_http(value: Value) -> Result<PlainHttp, Invalid> {
-    Ok(if flag(value)? { PlainHttp::Anywhere } else { PlainHttp::Loopback })
+    Ok(if flag(&value)? { PlainHttp::Anywhere } else { PlainHttp::Loopback })
 }
 
 /// `gateway.trace_headers`.
 pub(super) fn trace_headers(value: Value) -> Result<TraceHeaders, Invalid> {
-    Ok(if flag(value)? { TraceHeaders::Sent } else { TraceHeaders::Kept })
+    Ok(if flag(&value)? { TraceHeaders::Sent } else { TraceHeaders::Kept })
 }
 
 /// A whole number of this range.
 pub(super) fn int_within(value: Value, min: i64, max: i64) -> Result<i64, Invalid> {
-    let int = match value {
-        Value::Int(int) => Some(int),
-        Value::Plain(plain) => plain.parse().ok(),
-        Value::Text(_) | Value::Float(_) | Value::Bool(_) | Value::List(_) | Value::Table(_) | Value::Odd => {
-            None
-        }
-    };
+    let int = typed(&value, if let Value::Int(int) = value { Some(int) } else { None });
     let remedy = || format!("write a number from {min} to {max}, without quotes");
     match int {
         None => Err(Invalid::new("is not a whole number", remedy())),
@@ -180,22 +138,23 @@ pub(super) fn prefetch(value: Value) -> Result<u16, Invalid> {
     u16::try_from(int).map_err(|_| Invalid::new("is not a prefetch", "write a number from 1 to 65535"))
 }
 
-fn float(value: Value) -> Result<f64, Invalid> {
-    let float = match value {
-        Value::Float(float) => Some(float),
+fn float(value: &Value) -> Result<f64, Invalid> {
+    let of_file = match value {
+        Value::Float(float) => Some(*float),
         #[allow(clippy::cast_precision_loss, reason = "rates and ratios are small numbers")]
-        Value::Int(int) => Some(int as f64),
-        Value::Plain(plain) => plain.parse().ok(),
-        Value::Text(_) | Value::Bool(_) | Value::List(_) | Value::Table(_) | Value::Odd => None,
+        Value::Int(int) => Some(*int as f64),
+        Value::Plain(_) | Value::Text(_) | Value::Bool(_) | Value::List(_) | Value::Table(_) | Value::Odd => {
+            None
+        }
     };
-    float
+    typed(value, of_file)
         .filter(|float| float.is_finite())
         .ok_or_else(|| Invalid::new("is not a number", "write a number, without quotes"))
 }
 
 /// Calls a second.
 pub(super) fn rate(value: Value) -> Result<f64, Invalid> {
-    let rate = float(value)?;
+    let rate = float(&value)?;
     if rate > 0.0 {
         Ok(rate)
     } else {
@@ -205,7 +164,7 @@ pub(super) fn rate(value: Value) -> Result<f64, Invalid> {
 
 /// A part of the whole.
 pub(super) fn ratio(value: Value) -> Result<f64, Invalid> {
-    let ratio = float(value)?;
+    let ratio = float(&value)?;
     if (0.0..=1.0).contains(&ratio) {
         Ok(ratio)
     } else {
@@ -290,27 +249,30 @@ pub(super) fn duration_name(length: Duration) -> String {
 /// # Errors
 /// What is wrong with it, and what to write.
 pub fn parse_duration(written: &str) -> Result<Duration, String> {
-    duration(Value::Text(written.to_owned()))
-        .map_err(|Invalid { wrong, remedy }| format!("{wrong}: {remedy}"))
+    duration(Value::Text(written.to_owned())).map_err(|fault| fault.to_string())
+}
+
+/// One of these by its name.
+fn one_of<T: Copy>(value: Value, all: &[T], name: fn(T) -> &'static str, wrong: &str) -> Result<T, Invalid> {
+    let text = text(value)?;
+    let known = all.iter().copied().find(|one| name(*one) == text);
+    let remedy = || format!("write one of {}", names(all.iter().copied().map(name)));
+    known.ok_or_else(|| Invalid::new(wrong, remedy()))
 }
 
 /// A kind by its name.
 pub(super) fn kind(value: Value) -> Result<Kind, Invalid> {
-    let remedy = || format!("write one of {}", names(Kind::ALL.map(Kind::as_str)));
-    Kind::parse(&text(value)?).ok_or_else(|| Invalid::new("is no kind", remedy()))
+    one_of(value, &Kind::ALL, Kind::as_str, "is no kind")
 }
 
 /// An API by its name.
 pub(super) fn api(value: Value) -> Result<Api, Invalid> {
-    let remedy = || format!("write one of {}", names(Api::ALL.map(Api::as_str)));
-    Api::parse(&text(value)?).ok_or_else(|| Invalid::new("is no API", remedy()))
+    one_of(value, &Api::ALL, Api::as_str, "is no API")
 }
 
 /// One of `rejected`'s reasons.
 pub(super) fn rejected_reason(value: Value) -> Result<RejectedReason, Invalid> {
-    let remedy =
-        || format!("write one of {}", names(RejectedReason::ALL.iter().map(|reason| reason.as_str())));
-    RejectedReason::parse(&text(value)?).ok_or_else(|| Invalid::new("is no reason of a rejection", remedy()))
+    one_of(value, RejectedReason::ALL, RejectedReason::as_str, "is no reason of a rejection")
 }
 
 /// Names in a row, for a person.
@@ -403,117 +365,4 @@ pub(super) fn header_value(value: Value) -> Result<String, Invalid> {
         return Err(Invalid::new("has characters that no HTTP header can carry", remedy));
     }
     Ok(key)
-}
-
-fn url(value: Value, remedy: &str) -> Result<(String, Url), Invalid> {
-    let text = text(value)?;
-    let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    let parsed =
-        Url::parse(&text).ok().filter(|url| fits && url.host_str().is_some_and(|host| !host.is_empty()));
-    parsed.map(|url| (text, url)).ok_or_else(|| Invalid::new("is no address", remedy))
-}
-
-/// The parameters that a broker's address can have, behind its `?`.
-pub const AMQP_PARAMETERS: [&str; 5] =
-    ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
-
-/// The first parameter of a broker's address that nobody knows; `?` if it does not look like a name, and may be a secret
-/// that slipped.
-pub fn unknown_amqp_parameter(address: &str) -> Option<String> {
-    let url = Url::parse(address).ok()?;
-    let unknown = url.query_pairs().find(|(name, _)| !AMQP_PARAMETERS.contains(&&**name))?.0;
-    let is_name =
-        (1..=32).contains(&unknown.len()) && unknown.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    Some(if is_name { unknown.into_owned() } else { "?".to_owned() })
-}
-
-/// An address of the broker.
-pub(super) fn amqp_url(value: Value) -> Result<String, Invalid> {
-    let remedy = "write it as amqps://user:password@host:5671/vhost, what is special in it escaped with %";
-    let (text, url) = url(value, remedy)?;
-    if let Some(name) = unknown_amqp_parameter(&text) {
-        let remedy = format!("write {}", names(AMQP_PARAMETERS.into_iter()));
-        return Err(Invalid::new(format!("has the parameter `{name}`, which is not known"), remedy));
-    }
-    match url.scheme() {
-        "amqp" | "amqps" => Ok(text),
-        _ => Err(Invalid::new("begins with neither amqp:// nor amqps://", remedy)),
-    }
-}
-
-/// The management API's address, which may carry user and password.
-pub(super) fn management_url(value: Value) -> Result<String, Invalid> {
-    let remedy = "write it as https://user:password@host:15671";
-    let (text, url) = url(value, remedy)?;
-    http_only(&url)?;
-    no_query(&url)?;
-    Ok(text)
-}
-
-/// The base address of one of the gateway's APIs.
-pub(super) fn gateway_url(value: Value, plain_http: PlainHttp) -> Result<Url, Invalid> {
-    let (_, url) = url(value, "write it as https://host, with a path if there is one")?;
-    http_only(&url)?;
-    no_query(&url)?;
-    no_user(&url)?;
-    if url.scheme() == "http" && plain_http == PlainHttp::Loopback && !is_loopback(&url) {
-        let remedy = "write https://, or set gateway.allow_http if this network may read the keys";
-        return Err(Invalid::new("is plain http to another machine", remedy));
-    }
-    Ok(url)
-}
-
-/// Where spans and metrics are sent.
-pub(super) fn otlp_endpoint(value: Value) -> Result<Url, Invalid> {
-    let (_, url) = url(value, "write it as http://host:4318")?;
-    http_only(&url)?;
-    no_query(&url)?;
-    no_user(&url)?;
-    Ok(url)
-}
-
-/// Where the gateway tells the end of a batch.
-pub(super) fn callback_url(value: Value) -> Result<Url, Invalid> {
-    let (_, url) = url(value, "write it as https://host/path")?;
-    if url.scheme() != "https" {
-        return Err(Invalid::new("is not https", "write an address that begins with https://"));
-    }
-    no_user(&url)?;
-    if url.fragment().is_some() {
-        return Err(Invalid::new("has a fragment", "leave out the # and what follows"));
-    }
-    Ok(url)
-}
-
-fn http_only(url: &Url) -> Result<(), Invalid> {
-    match url.scheme() {
-        "http" | "https" => Ok(()),
-        _ => Err(Invalid::new(
-            "begins with neither https:// nor http://",
-            "write an address that begins with https://",
-        )),
-    }
-}
-
-fn no_query(url: &Url) -> Result<(), Invalid> {
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(Invalid::new("has a query or a fragment", "leave out the ? or # and what follows"));
-    }
-    Ok(())
-}
-
-fn no_user(url: &Url) -> Result<(), Invalid> {
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Invalid::new("has a user or a password", "leave out what is before the @"));
-    }
-    Ok(())
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }

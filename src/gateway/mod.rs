@@ -49,7 +49,7 @@ use setup::{MerchantKeys, POOL_IDLE_TIMEOUT};
 
 pub use authorities::Error as CaFileError;
 pub use endpoints::{News, What};
-pub use setup::{Error, InvalidSetting, InvalidSettings, SettingProblem};
+pub use setup::{Error, InvalidSetting, InvalidSettings};
 
 /// At most so many pages of one payment's activities are read; a longer history is no answer.
 const ACTIVITIES_PAGES_MAX: usize = 20;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use reqwest::Client;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
+use url::Url;
 
 use super::authorities;
-use crate::config::{self, KeyPair, PlainHttp};
+use crate::config::{self, Invalid, KeyPair};
 use crate::domain::intent::{Api, MerchantName};
 use crate::web::resolver::Resolver;
 use crate::web::{self, Built};
@@ -35,7 +35,7 @@ pub(super) fn check(
 ) -> Result<BTreeMap<MerchantName, MerchantKeys>, Error> {
     let mut mistakes = Vec::new();
     for (api, url) in &settings.urls {
-        if let Some(fault) = address_fault(url, settings.plain_http) {
+        if let Err(fault) = config::check_gateway_url(url, settings.plain_http) {
             mistakes.push(InvalidSetting { key: url_key(*api), fault });
         }
     }
@@ -89,27 +89,6 @@ pub(super) fn client(settings: &config::Gateway) -> Result<Client, Error> {
     }
 }
 
-fn address_fault(url: &Url, plain_http: PlainHttp) -> Option<SettingProblem> {
-    match (url.scheme(), plain_http) {
-        ("https", PlainHttp::Loopback | PlainHttp::Anywhere) | ("http", PlainHttp::Anywhere) => {}
-        ("http", PlainHttp::Loopback) if is_loopback(url) => {}
-        ("http", PlainHttp::Loopback) => return Some(SettingProblem::PlainHttp),
-        (_, PlainHttp::Loopback | PlainHttp::Anywhere) => return Some(SettingProblem::NotHttp),
-    }
-    let has_credentials = !url.username().is_empty() || url.password().is_some();
-    let has_more = url.query().is_some() || url.fragment().is_some();
-    (has_credentials || has_more).then_some(SettingProblem::NotBase)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
 fn header_values(
     pair: Option<&KeyPair>,
     merchant: &MerchantName,
@@ -120,10 +99,8 @@ fn header_values(
     let mut value = |secret: &SecretString, part: &str| {
         let value = HeaderValue::from_str(secret.expose_secret()).ok();
         if value.is_none() {
-            mistakes.push(InvalidSetting {
-                key: format!("merchants.{merchant}.{name}_{part}"),
-                fault: SettingProblem::NotHeader,
-            });
+            let fault = Invalid::new("has characters that no HTTP header can carry", "write the key alone");
+            mistakes.push(InvalidSetting { key: format!("merchants.{merchant}.{name}_{part}"), fault });
         }
         value.map(|mut value| {
             value.set_sensitive(true);
@@ -185,22 +162,5 @@ pub struct InvalidSetting {
     /// The key's full name.
     pub key: String,
     /// What is wrong with its value.
-    pub fault: SettingProblem,
-}
-
-/// What is wrong with a value of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SettingProblem {
-    /// Neither http nor https.
-    #[error("must be an https address")]
-    NotHttp,
-    /// Plain HTTP to another machine.
-    #[error("must be https: plain http goes to this machine only, unless gateway.allow_http is true")]
-    PlainHttp,
-    /// A user name, password, query or fragment: the endpoints' paths follow the address.
-    #[error("must be a base address, without user name, password, query and fragment")]
-    NotBase,
-    /// Characters that no HTTP header can carry.
-    #[error("holds characters that an HTTP header cannot carry")]
-    NotHeader,
+    pub fault: Invalid,
 }
