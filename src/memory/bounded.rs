@@ -84,12 +84,8 @@ impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
 
 #[cfg(test)]
 impl<K, V> Bounded<K, V> {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub(super) fn weight(&self) -> usize {
-        self.weight
+    pub(super) fn len_and_weight(&self) -> (usize, usize) {
+        (self.entries.len(), self.weight)
     }
 }
 
@@ -102,48 +98,29 @@ mod tests {
 
     const WEIGHT_MAX: usize = 100;
 
-    #[derive(Debug, Clone)]
+    #[derive(Debug, Clone, Copy)]
     enum Operation {
         Hold,
         Keep { weight: usize },
         Remove,
-        ForgetBelow(usize),
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
-        prop_oneof![
-            2 => Just(Operation::Hold),
-            6 => (0..60_usize).prop_map(|weight| Operation::Keep { weight }),
-            3 => Just(Operation::Remove),
-            1 => (0..300_usize).prop_map(Operation::ForgetBelow),
-        ]
-    }
-
-    /// Key, value, weight; entries in use weigh `None`.
-    type Naive = Vec<(u8, usize, Option<usize>)>;
-
-    fn forget_naively(naive: &mut Naive, below: usize) {
-        loop {
-            let weight: usize = naive.iter().filter_map(|(.., weight)| *weight).sum();
-            let Some(oldest) = naive.iter().position(|(.., weight)| weight.is_some()) else { return };
-            if weight <= WEIGHT_MAX && naive[oldest].1 >= below {
-                return;
-            }
-            naive.remove(oldest);
-        }
+        let keep = (0..60_usize).prop_map(|weight| Operation::Keep { weight });
+        prop_oneof![2 => Just(Operation::Hold), 6 => keep, 3 => Just(Operation::Remove)]
     }
 
     proptest! {
+        /// The naive list has key, value and weight; what is in use has no weight. Values grow, so that the age of an
+        /// entry can be told by them.
         #[test]
         fn it_remembers_what_a_naive_list_remembers(
-            operations in vec((0..12_u8, operation()), 0..300),
+            operations in vec((0..12_u8, operation(), prop::option::weighted(0.1, 0..300_usize)), 0..300),
         ) {
             let mut bounded = Bounded::new(WEIGHT_MAX);
-            let mut naive: Naive = Vec::new();
-            for (value, (key, operation)) in operations.into_iter().enumerate() {
-                let at = naive.iter().position(|(known, ..)| *known == key);
-                let before =
-                    at.filter(|_| !matches!(operation, Operation::ForgetBelow(_))).map(|at| naive.remove(at));
+            let mut naive: Vec<(u8, usize, Option<usize>)> = Vec::new();
+            for (value, (key, operation, forgotten_below)) in operations.into_iter().enumerate() {
+                let before = naive.iter().position(|(known, ..)| *known == key).map(|at| naive.remove(at));
                 match operation {
                     Operation::Hold => {
                         bounded.hold(key, value);
@@ -152,19 +129,22 @@ mod tests {
                     Operation::Keep { weight } => {
                         bounded.keep(key, value, weight);
                         naive.push((key, value, Some(weight)));
-                        forget_naively(&mut naive, 0);
                     }
                     Operation::Remove => prop_assert_eq!(bounded.remove(&key), before.map(|(_, value, _)| value)),
-                    Operation::ForgetBelow(below) => {
-                        bounded.forget_oldest_while(|value| *value < below);
-                        forget_naively(&mut naive, below);
-                    }
                 }
-                prop_assert_eq!(bounded.len(), naive.len());
+                if let Some(below) = forgotten_below {
+                    bounded.forget_oldest_while(|value| *value < below);
+                }
+                let weight = |naive: &[(u8, usize, Option<usize>)]| naive.iter().filter_map(|entry| entry.2).sum();
+                while let Some(oldest) = naive.iter().position(|entry| entry.2.is_some())
+                    && (weight(&naive) > WEIGHT_MAX || naive[oldest].1 < forgotten_below.unwrap_or(0))
+                {
+                    naive.remove(oldest);
+                }
+                prop_assert_eq!(bounded.len_and_weight(), (naive.len(), weight(&naive)));
                 for (key, value, _) in &naive {
                     prop_assert_eq!(bounded.get(key), Some(value));
                 }
-                prop_assert_eq!(bounded.weight(), naive.iter().filter_map(|(.., weight)| *weight).sum::<usize>());
             }
         }
     }
@@ -176,7 +156,7 @@ mod tests {
         for _ in 0..10_000 {
             bounded.keep(1, (), 1);
         }
-        assert_eq!(bounded.len(), 2);
+        assert_eq!(bounded.len_and_weight(), (2, 2));
         assert!(bounded.order.len() < 50, "{}", bounded.order.len());
     }
 }

@@ -234,7 +234,7 @@ mod tests {
         let copies = copies();
         in_hand(&copies, &letter("a")).announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
-        assert_eq!(lock(&copies.0).known.weight(), 0);
+        assert_eq!(lock(&copies.0).known.len_and_weight(), (0, 0));
     }
 
     #[test]

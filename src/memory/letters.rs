@@ -200,8 +200,7 @@ mod tests {
         begun.decided(said());
         begun.settled();
         assert_eq!(memory.begin(&letter("a", Redelivered::No)).await.decided_before(), None);
-        let known = lock(&memory.0);
-        assert_eq!((known.len(), known.weight()), (0, 0));
+        assert_eq!(lock(&memory.0).len_and_weight(), (0, 0));
     }
 
     #[tokio::test]

@@ -158,8 +158,7 @@ mod tests {
     fn what_is_too_old_takes_no_room() {
         let memory = memory(&[&letter("a"), &letter("b")]);
         memory.remember(&letter("c"), BEFORE, (), later(NOW, AGE_MAX * 2));
-        let acks = lock(&memory.0);
-        assert_eq!((acks.len(), acks.weight()), (1, ENTRY_BYTES));
+        assert_eq!(lock(&memory.0).len_and_weight(), (1, ENTRY_BYTES));
     }
 
     #[test]
