@@ -60,8 +60,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Keys that are set and that this version takes no notice of yet: said at the start, so that nobody relies on
-    /// them.
+    /// Keys that are set and have no effect in this version: logged at the start, so that operators do not rely on them.
     pub fn without_effect(&self) -> Vec<String> {
         let mut keys = Vec::new();
         if self.admin_listen.is_some() {
@@ -92,16 +91,16 @@ pub struct Amqp {
     pub management_url: Option<SecretString>,
     /// What the name of every exchange and queue begins with.
     pub prefix: String,
-    /// What `run` does about what is missing of the topology.
+    /// What `run` does about missing queues, exchanges and bindings.
     pub declare: Declare,
     /// `[amqp.tls]`.
     pub tls: AmqpTls,
 }
 
-/// What `run` does about what is missing of the topology.
+/// What `run` does about missing queues, exchanges and bindings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declare {
-    /// It declares what is missing, and changes nothing that is there.
+    /// It declares them, and changes nothing that is there.
     Missing,
     /// It declares nothing.
     Nothing,
@@ -110,7 +109,7 @@ pub enum Declare {
 /// `[amqp.tls]`, all optional: files in PEM form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AmqpTls {
-    /// The authorities of which one has issued the broker's certificate; no others are trusted then.
+    /// The authorities that are trusted to issue the broker's certificate, instead of the machine's.
     pub ca_file: Option<PathBuf>,
     /// Our certificate.
     pub client_cert_file: Option<PathBuf>,
@@ -153,16 +152,16 @@ pub enum PlainHttp {
 pub enum TraceHeaders {
     /// `traceparent` is sent.
     Sent,
-    /// The gateway sees nothing of our traces.
+    /// `traceparent` is not sent.
     Kept,
 }
 
 /// `[gateway.<api>]`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
-    /// At most so many calls at once.
+    /// The most calls at once.
     pub concurrency: Option<u32>,
-    /// At most so many calls a second.
+    /// The most calls a second.
     pub rate: Option<f64>,
 }
 
@@ -200,9 +199,9 @@ pub struct Telemetry {
 /// From which level on log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// What a person must act upon.
+    /// What an operator must act upon.
     Error,
-    /// And what is worse than it should be, and heals by itself.
+    /// And faults that pass without an operator.
     Warn,
     /// And the life of the process, and one line for each intent that is decided.
     Info,

@@ -49,8 +49,7 @@ fn url(value: Value, remedy: &str) -> Result<(String, Url), Invalid> {
 pub const AMQP_PARAMETERS: [&str; 5] =
     ["heartbeat", "frame_max", "channel_max", "connection_timeout", "auth_mechanism"];
 
-/// The first parameter of a broker's address that nobody knows; `?` if it does not look like a name, and may be a secret
-/// that slipped.
+/// The first unknown parameter of a broker's address; `?` if it does not look like a name, and may be a misplaced secret.
 pub fn unknown_amqp_parameter(address: &str) -> Option<String> {
     let url = Url::parse(address).ok()?;
     let unknown = url.query_pairs().find(|(name, _)| !AMQP_PARAMETERS.contains(&&**name))?.0;
@@ -114,7 +113,7 @@ pub(super) fn otlp_endpoint(value: Value) -> Result<Url, Invalid> {
     Ok(url)
 }
 
-/// Where the gateway tells the end of a batch.
+/// Where the gateway reports the end of a batch.
 pub(super) fn callback_url(value: Value) -> Result<Url, Invalid> {
     let (_, url) = url(value, "write it as https://host/path")?;
     if url.scheme() != "https" {

@@ -38,8 +38,7 @@ pub(super) fn unknown_field(name: &str, fields: &[&str]) -> Invalid {
     Invalid::new("is not known", remedy)
 }
 
-/// A path for people's eyes. A part that does not look like a name may be a secret that slipped, and is not
-/// shown.
+/// A path as it is shown. A part that does not look like a name may be a misplaced secret and is shown as `?`.
 pub(super) fn shown(path: &[String]) -> String {
     let is_merchant =
         |index, part: &str| index == 1 && path[0] == "merchants" && MerchantName::parse(part).is_some();

@@ -67,9 +67,8 @@ pub fn load(
     })
 }
 
-/// What the commands need that speak to the broker alone, as [`load`] reads it: `[amqp]`, and `retry.delays`, which name
-/// the delay queues. What the tables of the gateway, the merchants and all others hold, or leave out, is nobody's
-/// business here.
+/// The settings of the commands that use the broker only, as [`load`] reads them: `[amqp]`, and `retry.delays`, which name
+/// the delay queues. All other tables may be missing or have mistakes.
 ///
 /// # Errors
 ///
@@ -298,7 +297,7 @@ fn policy(reader: &mut Reader, call_timeout: Duration, merchants: BTreeSet<Merch
 
 const DEFAULT_DELAYS_S: [u64; 11] = [1, 2, 5, 10, 30, 60, 120, 300, 900, 1800, 3600];
 
-/// So many delay queues are enough for any schedule; each costs the broker a process.
+/// Enough delay queues for any schedule; each costs the broker a process.
 const DELAYS_LEN_MAX: usize = 32;
 
 fn tiers(reader: &mut Reader) -> Tiers {
@@ -326,7 +325,7 @@ pub fn default_tiers() -> Tiers {
     Tiers::try_new(DEFAULT_DELAYS_S.map(seconds).map(tier).to_vec()).expect("they ascend from one second")
 }
 
-/// `inquiry.quiet`. A shorter one than a call could take for *not done* what is still being done.
+/// `inquiry.quiet`. If it were shorter than a call, a look could find *not done* while the call is in flight.
 fn quiet(reader: &mut Reader, call_timeout: Duration) -> Duration {
     let quiet = reader.or("inquiry.quiet", seconds(30), values::positive_duration);
     let sound = reader.is_sound("inquiry.quiet") && reader.is_sound("gateway.call_timeout");

@@ -68,7 +68,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What is wrong with one value, before anybody says whose it is. No part of it was taken from the value.
+/// What is wrong with one value, without its key. No part of it was taken from the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{wrong}: {remedy}")]
 pub struct Invalid {

@@ -119,7 +119,7 @@ impl Reader {
         for (index, item) in items.into_iter().enumerate() {
             match read(item) {
                 Ok(item) => read_items.push(item),
-                // What is alone may have been written without brackets.
+                // A single item may have been written without brackets.
                 Err(fault) if len == 1 => self.report(key, Some(place), fault),
                 Err(fault) => self.report(format!("{key}[{index}]"), Some(place), fault),
             }
@@ -201,8 +201,7 @@ impl Reader {
         std::mem::take(&mut self.secret_files)
     }
 
-    /// The end of reading only what begins with one of these; what is wrong with other keys that there are, is another
-    /// command's affair.
+    /// Ends the reading of keys that begin with one of these. Mistakes in other known keys are left to other commands.
     pub(super) fn finish_part<T>(self, ours: &[&str], config: T) -> Result<T, Mistakes> {
         let tables: BTreeSet<&str> = KEYS.iter().filter_map(|key| key.split('.').next()).collect();
         let is_anothers = |mistake: &Mistake| {

@@ -1,4 +1,4 @@
-//! The files that secrets come from: who else may read them, and what merchants' key files hold now.
+//! The files that secrets come from: their permissions, and what merchants' key files hold now.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::domain::intent::MerchantName;
 
 const BYTES_MAX: usize = 64 * 1024;
 
-/// So often both files of a pair are read until they hold twice the same: somebody may be writing them.
+/// Both files of a pair are read until two reads in a row agree, at most this often: another process may be writing them.
 const READS_MAX: usize = 5;
 
 /// A file that a secret was read from.
@@ -28,7 +28,7 @@ pub struct SecretFile {
 }
 
 impl SecretFile {
-    /// Whether everybody on this machine may read it.
+    /// Whether every user of this machine may read it.
     pub fn is_readable_by_all(&self) -> bool {
         const OTHERS_READ: u32 = 0o004;
         fs::metadata(&self.file).is_ok_and(|file| file.permissions().mode() & OTHERS_READ != 0)
@@ -38,11 +38,11 @@ impl SecretFile {
 /// The merchants' keys, with what their files hold now.
 #[derive(Debug, Clone)]
 pub struct ReadAgain {
-    /// All merchants. A pair whose files cannot be used is the one of before.
+    /// All merchants. Where files cannot be used, the pair stays as it was.
     pub merchants: BTreeMap<MerchantName, Merchant>,
-    /// So many pairs were read from files.
+    /// The number of pairs that were read from files.
     pub read: usize,
-    /// So many of them hold something else than before.
+    /// The number of those that differ from before.
     pub changed: usize,
     /// What is wrong with the files that cannot be used.
     pub mistakes: Vec<Mistake>,

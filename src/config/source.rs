@@ -142,8 +142,8 @@ impl Source {
         }
     }
 
-    /// `CANCEL_WORKER_AMQP_URL` looks right and would do nothing. Other variables of that beginning are not
-    /// ours to judge: Kubernetes makes some for each service.
+    /// `CANCEL_WORKER_AMQP_URL` looks right and would do nothing. Other variables with that prefix are left alone:
+    /// Kubernetes sets some for each service.
     fn suspect_single_underscores(&mut self, name: &str) {
         let Some(rest) = name.strip_prefix("CANCEL_WORKER_") else { return };
         let rest = rest.to_ascii_lowercase();

@@ -1,7 +1,7 @@
-//! Copies of a letter that is in hand: they wait in the broker, and get the answer that the letter gets.
+//! Copies of a letter in flight: they wait in a delay queue, and get the outcome that the letter gets.
 //!
-//! A publisher that heard no confirm publishes the same bytes again, and a hundred times if it must. A copy that waited here for
-//! the letter in hand would hold a place of its lane, and a hundred of them all of its places.
+//! A publisher that receives no confirm publishes the same bytes again, perhaps a hundred times. A copy that waited in this
+//! process would hold a permit of its lane, and a hundred copies all of its permits.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,58 +15,58 @@ use super::{entry_bytes, lock};
 use crate::domain::retry::elapsed;
 use crate::wire::envelope::{Address, Letter, Message, Messages, Redelivered, Source};
 
-/// So long is remembered that a letter has copies, and what was told of it: longer than a copy waits at once.
+/// How long a letter is remembered to have copies, with its outcomes: longer than one wait of a copy.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
-/// The bodies of the letters in hand, and what became of those that had copies.
+/// The bodies of the letters in flight, and the outcomes of those that had copies.
 #[derive(Debug)]
 pub struct Copies(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// How many steps are being made with a letter of this body.
-    in_hand: HashMap<Fingerprint, usize>,
-    /// Bodies whose copies were sent to wait.
+    /// How many steps are in flight for letters of this body.
+    in_flight: HashMap<Fingerprint, usize>,
+    /// Bodies whose copies were sent to a delay queue.
     known: Bounded<Fingerprint, Copied>,
 }
 
 #[derive(Debug)]
 struct Copied {
     since: Timestamp,
-    /// The outcomes that were told at the letter's end; nothing before that.
+    /// The outcomes that were announced at the letter's end; `None` before its end.
     outcomes: Option<Messages>,
 }
 
-/// What is to be done with a letter, as far as its copies go.
+/// What the worker does with a letter that may be a copy.
 #[derive(Debug)]
 pub enum Copy<'a> {
-    /// It is none of a letter in hand, and nothing was told of its letter: its step is made.
-    None(InHand<'a>),
-    /// Its letter is in hand: it is to wait.
+    /// It is no copy of a letter in flight, and no outcome is known for it: it gets a step of its own.
+    None(InFlight<'a>),
+    /// Its letter is in flight: it waits in a delay queue.
     ToWait,
-    /// Its letter has told this.
+    /// Its letter has ended with these outcomes.
     Answered(Messages),
 }
 
-/// A letter whose step is being made, until it is dropped.
+/// A letter whose step is in flight until this is dropped.
 #[derive(Debug)]
-pub struct InHand<'a> {
+pub struct InFlight<'a> {
     copies: &'a Copies,
     body: Fingerprint,
 }
 
 impl Copies {
-    /// A memory of about this many bytes for what was told.
+    /// A memory of about this many bytes for outcomes.
     pub fn new(bytes_max: usize) -> Copies {
-        Copies(Mutex::new(Inner { in_hand: HashMap::new(), known: Bounded::new(bytes_max) }))
+        Copies(Mutex::new(Inner { in_flight: HashMap::new(), known: Bounded::new(bytes_max) }))
     }
 
-    /// A letter has come. `is_fresh`: nothing was done with it yet, so that it needs nothing but its letter's answer.
+    /// A letter was delivered. `is_fresh`: it has no history of its own, so its letter's outcomes are all that it needs.
     pub fn begin(&self, letter: &Letter, is_fresh: bool, now: Timestamp) -> Copy<'_> {
         let body = Fingerprint::of_body(letter);
         let mut inner = lock(&self.0);
         if may_wait(letter) {
-            if inner.in_hand.contains_key(&body) {
+            if inner.in_flight.contains_key(&body) {
                 inner.keep(body, None, now);
                 return Copy::ToWait;
             }
@@ -76,13 +76,13 @@ impl Copies {
                 return Copy::Answered(outcomes.clone());
             }
         }
-        *inner.in_hand.entry(body).or_default() += 1;
-        Copy::None(InHand { copies: self, body })
+        *inner.in_flight.entry(body).or_default() += 1;
+        Copy::None(InFlight { copies: self, body })
     }
 }
 
-/// Whether a letter may be sent to wait for another. What the broker has handed out before may have been called for;
-/// what is handled alone was on its way there when its letter was in hand.
+/// Whether a letter may wait for another. A call may have been made for one that the broker has delivered before; one in
+/// the isolation was moved there while its letter was in flight.
 fn may_wait(letter: &Letter) -> bool {
     let source_waits = match letter.source {
         Source::Lane(_) | Source::Returns(_) => true,
@@ -97,7 +97,7 @@ impl Inner {
     }
 
     fn keep(&mut self, body: Fingerprint, outcomes: Option<Messages>, now: Timestamp) {
-        // What was told before stands until more is told.
+        // Known outcomes stay until the letter's end replaces them.
         let outcomes = outcomes.or_else(|| self.known.remove(&body).and_then(|known| known.outcomes));
         let bytes = entry_bytes(outcomes.as_ref());
         self.known.keep(body, Copied { since: now, outcomes }, bytes);
@@ -105,9 +105,9 @@ impl Inner {
     }
 }
 
-impl InHand<'_> {
-    /// What was decided is announced: if it is the letter's end, its copies get the same outcomes from now on, where it has
-    /// any. A letter that goes on leaves its copies to go on themselves.
+impl InFlight<'_> {
+    /// The decision is announced. If it ends the letter, its copies get the same outcomes from now on, where it has any. If
+    /// the letter goes on, each copy gets a step of its own.
     pub fn announced(self, messages: &Messages, now: Timestamp) {
         let mut inner = lock(&self.copies.0);
         if inner.known(&self.body, now).is_some()
@@ -118,7 +118,7 @@ impl InHand<'_> {
     }
 }
 
-/// What was told, if the letter does not go on.
+/// The outcomes, if these messages end the letter.
 fn outcomes_of_an_end(messages: &Messages) -> Option<Messages> {
     let mut outcomes: Vec<Message> = Vec::new();
     for message in messages.as_slice() {
@@ -132,13 +132,13 @@ fn outcomes_of_an_end(messages: &Messages) -> Option<Messages> {
     Some(Messages::new(outcomes.next()?, outcomes))
 }
 
-impl Drop for InHand<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let mut inner = lock(&self.copies.0);
-        if let Some(count) = inner.in_hand.get_mut(&self.body) {
+        if let Some(count) = inner.in_flight.get_mut(&self.body) {
             *count -= 1;
             if *count == 0 {
-                inner.in_hand.remove(&self.body);
+                inner.in_flight.remove(&self.body);
             }
         }
     }
@@ -160,9 +160,9 @@ mod tests {
         Messages::new(message(Address::Delay(tier)), [])
     }
 
-    fn in_hand<'a>(copies: &'a Copies, letter: &Letter) -> InHand<'a> {
+    fn in_flight<'a>(copies: &'a Copies, letter: &Letter) -> InFlight<'a> {
         match copies.begin(letter, true, NOW) {
-            Copy::None(in_hand) => in_hand,
+            Copy::None(in_flight) => in_flight,
             other => panic!("{other:?}"),
         }
     }
@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_a_letter_in_hand_waits_and_then_gets_its_answer() {
+    fn a_copy_of_a_letter_in_flight_waits_and_then_gets_its_outcomes() {
         let copies = copies();
-        let first = in_hand(&copies, &letter("a"));
+        let first = in_flight(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&Messages::new(message(Address::DeadLetters), outcome().into_vec()), NOW);
         for _ in 0..2 {
             assert!(
-                matches!(copies.begin(&letter("a"), true, NOW), Copy::Answered(said) if said == outcome())
+                matches!(copies.begin(&letter("a"), true, NOW), Copy::Answered(outcomes) if outcomes == outcome())
             );
         }
     }
@@ -187,33 +187,33 @@ mod tests {
     #[test]
     fn the_source_of_a_copy_does_not_matter() {
         let copies = copies();
-        let _first = in_hand(&copies, &letter("a"));
+        let _first = in_flight(&copies, &letter("a"));
         let returned = Letter { source: Source::Returns(Kind::AsyncCancel), ..letter("a") };
         assert!(matches!(copies.begin(&returned, false, NOW), Copy::ToWait));
     }
 
     #[test]
-    fn a_copy_with_a_history_of_its_own_goes_its_own_way_when_its_letter_is_not_in_hand() {
+    fn a_copy_with_a_history_gets_a_step_when_its_letter_is_not_in_flight() {
         let copies = copies();
-        let first = in_hand(&copies, &letter("a"));
+        let first = in_flight(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), false, NOW), Copy::ToWait));
         first.announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), false, NOW), Copy::None(_)));
     }
 
     #[test]
-    fn where_its_letter_has_told_nothing_a_copy_makes_a_step_of_its_own() {
+    fn a_copy_of_a_letter_that_goes_on_gets_a_step() {
         let copies = copies();
-        let first = in_hand(&copies, &letter("a"));
+        let first = in_flight(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&on_its_way(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
     }
 
     #[test]
-    fn an_answer_is_not_remembered_for_ever() {
+    fn outcomes_are_forgotten_after_their_time() {
         let copies = copies();
-        let first = in_hand(&copies, &letter("a"));
+        let first = in_flight(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&outcome(), NOW);
         let long_after = later(NOW, AGE_MAX + Duration::from_secs(1));
@@ -221,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_goes_on_answers_for_no_copy_though_it_has_told_something() {
+    fn a_letter_that_goes_on_gives_its_copies_no_outcomes_though_it_has_announced_one() {
         let copies = copies();
-        let first = in_hand(&copies, &letter("a"));
+        let first = in_flight(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&Messages::new(message(Address::Announce), on_its_way().into_vec()), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
@@ -232,15 +232,15 @@ mod tests {
     #[test]
     fn a_letter_without_copies_is_not_remembered() {
         let copies = copies();
-        in_hand(&copies, &letter("a")).announced(&outcome(), NOW);
+        in_flight(&copies, &letter("a")).announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
         assert_eq!(lock(&copies.0).known.len_and_weight(), (0, 0));
     }
 
     #[test]
-    fn what_the_broker_has_handed_out_before_and_what_is_handled_alone_never_waits_here() {
+    fn redelivered_letters_and_letters_in_the_isolation_never_wait_here() {
         let copies = copies();
-        let _first = in_hand(&copies, &letter("a"));
+        let _first = in_flight(&copies, &letter("a"));
         let again = Letter { redelivered: Redelivered::Yes, ..letter("a") };
         let alone = Letter { source: Source::Isolation, ..letter("a") };
         for letter in [again, alone] {
@@ -249,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_ends_without_a_word_leaves_its_copy_to_make_its_own() {
+    fn a_copy_gets_a_step_when_its_letter_ended_without_an_announcement() {
         let copies = copies();
-        drop(in_hand(&copies, &letter("a")));
+        drop(in_flight(&copies, &letter("a")));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
     }
 
@@ -259,7 +259,7 @@ mod tests {
     fn the_oldest_is_forgotten_where_there_is_no_room() {
         let copies = Copies::new(2 * entry_bytes(Some(&outcome())));
         for body in ["a", "b", "c"] {
-            let first = in_hand(&copies, &letter(body));
+            let first = in_flight(&copies, &letter(body));
             assert!(matches!(copies.begin(&letter(body), true, NOW), Copy::ToWait));
             first.announced(&outcome(), NOW);
         }

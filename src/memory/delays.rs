@@ -1,4 +1,4 @@
-//! Which letters are in the delay queues, as far as this process put them there, and whether they come back on time.
+//! The letters that this process has published to delay queues, and whether they come back on time.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,18 +10,18 @@ use super::lock;
 use crate::domain::lateness::{Figures, Hop, Lateness, LatenessLimits, News, Seen};
 use crate::domain::retry::Tiers;
 
-/// The delay queues. Lost with the process: what a stuck queue held before is alarmed when another letter is put in.
+/// The delay queues. Lost with the process: the next one alarms a stuck queue once it has published another letter to it.
 #[derive(Debug)]
 pub struct Delays(Mutex<Lateness>);
 
 impl Delays {
-    /// Nothing has been put into any of these tiers yet.
+    /// No letter is in any of these tiers yet.
     pub fn new(tiers: &Tiers, limits: LatenessLimits) -> Delays {
         Delays(Mutex::new(Lateness::new(tiers, limits)))
     }
 
-    /// These letters are about to go. They count as gone unless what is returned is dropped before
-    /// [`arrived`](Going::arrived) is said.
+    /// These letters are about to be published. They count as published unless the returned value is dropped before
+    /// [`arrived`](Going::arrived) is called.
     pub fn going(&self, hops: impl IntoIterator<Item = Hop>) -> Going<'_> {
         let hops: Vec<Hop> = hops.into_iter().collect();
         let mut lateness = lock(&self.0);
@@ -31,17 +31,17 @@ impl Delays {
         Going { delays: self, hops }
     }
 
-    /// A letter has come back. Says how late it is.
+    /// A letter has come back. Returns how late it is.
     pub fn back(&self, hop: &Hop, now: Timestamp) -> Duration {
         lock(&self.0).back(hop, now)
     }
 
-    /// A letter has come back that was handed out before.
+    /// A letter has come back that the broker had delivered before.
     pub fn back_again(&self, hop: &Hop) {
         lock(&self.0).back_again(hop);
     }
 
-    /// What follows from a look at the broker's queues.
+    /// The alarms that follow from a look at the broker's queues.
     pub fn looked(&self, seen: &Seen, now: Timestamp) -> Vec<News> {
         lock(&self.0).looked(seen, now)
     }
@@ -54,7 +54,7 @@ impl Delays {
 
 /// Letters on their way to delay queues, not confirmed yet.
 #[derive(Debug)]
-#[must_use = "dropped at once, they count as not gone"]
+#[must_use = "dropped at once, the letters count as not published"]
 pub struct Going<'a> {
     delays: &'a Delays,
     hops: Vec<Hop>,

@@ -1,36 +1,36 @@
-//! How many letters this process is just moving to where they are handled alone.
+//! The letters that this process is in_flight to the isolation.
 //!
-//! Such a letter is there before it is acked where it came from. If it were handled at once and took the process down, it
-//! would live twice, and have as many lives again; and so would every other suspect that is on its way.
+//! A suspect is published to the isolation before it is acked in the queue that it came from. If a suspect were handled in
+//! between and crashed the process, every suspect on its way would exist twice, each with strikes of its own.
 
 use tokio::sync::watch;
 
-/// Counts the moves that are under way.
+/// Counts the transfers in flight.
 #[derive(Debug, Default)]
 pub struct IsolationTransfers(watch::Sender<usize>);
 
-/// One letter that is on its way, until it is dropped.
+/// One transfer, in flight until this is dropped.
 #[derive(Debug)]
-#[must_use = "a move ends when it is dropped"]
+#[must_use = "a transfer ends when this is dropped"]
 pub struct IsolationTransfer<'a>(&'a IsolationTransfers);
 
 impl IsolationTransfers {
-    /// A move begins: before anything is published for it.
+    /// Begins a transfer, before its letter is published.
     pub fn begin(&self) -> IsolationTransfer<'_> {
-        self.0.send_modify(|moving| *moving += 1);
+        self.0.send_modify(|in_flight| *in_flight += 1);
         IsolationTransfer(self)
     }
 
-    /// Waits until none is under way.
+    /// Waits until none is in flight.
     pub async fn none(&self) {
         // The sender lives in `self`.
-        let _ = self.0.subscribe().wait_for(|moving| *moving == 0).await;
+        let _ = self.0.subscribe().wait_for(|in_flight| *in_flight == 0).await;
     }
 }
 
 impl Drop for IsolationTransfer<'_> {
     fn drop(&mut self) {
-        self.0.0.send_modify(|moving| *moving -= 1);
+        self.0.0.send_modify(|in_flight| *in_flight -= 1);
     }
 }
 
@@ -43,17 +43,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn where_nothing_moves_nobody_waits() {
-        let moves = IsolationTransfers::default();
-        drop(moves.begin());
-        assert!(poll!(pin!(moves.none())).is_ready());
+    async fn without_a_transfer_there_is_no_wait() {
+        let transfers = IsolationTransfers::default();
+        drop(transfers.begin());
+        assert!(poll!(pin!(transfers.none())).is_ready());
     }
 
     #[tokio::test]
-    async fn it_is_waited_for_the_last_of_several() {
-        let moves = IsolationTransfers::default();
-        let (first, second) = (moves.begin(), moves.begin());
-        let mut none = pin!(moves.none());
+    async fn the_wait_ends_with_the_last_of_several_transfers() {
+        let transfers = IsolationTransfers::default();
+        let (first, second) = (transfers.begin(), transfers.begin());
+        let mut none = pin!(transfers.none());
         assert!(poll!(none.as_mut()).is_pending());
         drop(first);
         assert!(poll!(none.as_mut()).is_pending());

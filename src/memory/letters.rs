@@ -1,8 +1,8 @@
-//! The letters that this process has in hand, or has decided about without knowing that they are settled.
+//! The letters in flight, and those with a decision that may not be settled.
 //!
-//! When the connection breaks, the broker hands out again what was not settled, and says so. What this process knows
-//! about such a letter saves a second call, and a doubt that is none: what was decided is announced again with the
-//! same bytes; what is still being told is waited for; what was never begun was never called.
+//! When the connection breaks, the broker redelivers all letters that were not settled. What this process knows of such a
+//! letter saves a second call, or a doubt without a reason: a decision is announced again with the same bytes; the end of a
+//! step in flight is waited for; a letter whose step never began was never called for.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,8 +20,8 @@ pub struct Letters(Mutex<Bounded<Fingerprint, Known>>);
 
 #[derive(Debug)]
 enum Known {
-    /// Its step is under way; the receiver tells its end.
-    InHand(watch::Receiver<()>),
+    /// Its step; the receiver notices its end.
+    InFlight(watch::Receiver<()>),
     Idle(Before),
 }
 
@@ -30,42 +30,42 @@ enum Known {
 enum Before {
     /// Decided, and perhaps announced, but not known to be settled.
     Decided(Messages),
-    /// Held, and given back without having been begun.
+    /// Held, and given back without a step.
     Untouched,
 }
 
 impl Letters {
-    /// A memory for letters that no task has in hand, of about this many bytes.
+    /// A memory of about this many bytes for letters that are not in flight.
     pub fn new(bytes_max: usize) -> Letters {
         Letters(Mutex::new(Bounded::new(bytes_max)))
     }
 
-    /// Takes a letter in hand. If this very letter is in hand already, waits until it no longer is.
+    /// Begins the step of a letter. If the same letter is in flight, waits for the end of that step first.
     pub async fn begin(self: &Arc<Self>, letter: &Letter) -> Begun {
         let fingerprint = fingerprint(letter);
         loop {
             let mut waiting = {
                 let mut known = lock(&self.0);
-                if let Some(Known::InHand(ended)) = known.get(&fingerprint) {
+                if let Some(Known::InFlight(ended)) = known.get(&fingerprint) {
                     ended.clone()
                 } else {
                     let before = match known.remove(&fingerprint) {
                         Some(Known::Idle(before)) => Some(before),
-                        Some(Known::InHand(_)) | None => None,
+                        Some(Known::InFlight(_)) | None => None,
                     };
                     let (ends, ended) = watch::channel(());
-                    known.hold(fingerprint, Known::InHand(ended));
+                    known.hold(fingerprint, Known::InFlight(ended));
                     return Begun { letters: Arc::clone(self), fingerprint, before, _ends: ends };
                 }
             };
-            // It ends when the other's hand is dropped, whatever became of its step.
+            // The other step has ended when its sender is dropped, by a panic too.
             let _ = waiting.changed().await;
         }
     }
 
-    /// Notes that a letter was held and given back without having been begun: no call was made for it.
+    /// Notes that a letter was held and given back without a step: no call was made for it.
     pub fn note_untouched(&self, letter: &Letter) {
-        // What the broker had handed out before may have been called by somebody else.
+        // Another worker may have made a call for a letter that the broker had delivered before.
         if letter.redelivered == Redelivered::Yes {
             return;
         }
@@ -85,18 +85,18 @@ fn keep(known: &mut Bounded<Fingerprint, Known>, fingerprint: Fingerprint, befor
     known.keep(fingerprint, Known::Idle(before), bytes);
 }
 
-/// A letter in hand. Dropping it lets others have it; what was decided about it is remembered until it is settled.
+/// A letter in flight. Dropping this ends the step; the decision is remembered unless it was settled.
 #[derive(Debug)]
 pub struct Begun {
     letters: Arc<Letters>,
     fingerprint: Fingerprint,
     before: Option<Before>,
-    /// Dropped with this hand, which wakes those who wait for it.
+    /// Dropped with this value, which wakes the steps that wait for its end.
     _ends: watch::Sender<()>,
 }
 
 impl Begun {
-    /// What was decided about it before, if its delivery could not be settled then.
+    /// The decision of an earlier step, if its delivery could not be settled then.
     pub fn decided_before(&self) -> Option<&Messages> {
         match &self.before {
             Some(Before::Decided(messages)) => Some(messages),
@@ -109,12 +109,12 @@ impl Begun {
         matches!(self.before, Some(Before::Untouched))
     }
 
-    /// Remembers what has been decided about it, until it is settled.
+    /// Remembers the decision until it is settled.
     pub fn decided(&mut self, messages: Messages) {
         self.before = Some(Before::Decided(messages));
     }
 
-    /// It is settled: nothing more needs to be known of it.
+    /// It is settled: nothing of it needs to be remembered.
     pub fn settled(mut self) {
         self.before = None;
     }
@@ -130,7 +130,7 @@ impl Drop for Begun {
     }
 }
 
-/// What the letter is known by. Our headers of the hop are no part of it: a copy that is sent on its way again has its own.
+/// What the letter is recognized by, without our headers of the hop: a copy that waits again has its own.
 fn fingerprint(letter: &Letter) -> Fingerprint {
     Fingerprint::of_letter(letter, hop::tells)
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_decided_and_not_settled_is_known_when_the_letter_comes_again() {
+    async fn a_decision_that_was_not_settled_is_known_when_the_letter_is_redelivered() {
         let memory = memory();
         let mut begun = memory.begin(&letter("a", Redelivered::No)).await;
         begun.decided(said());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_copies_that_were_sent_on_their_way_one_after_the_other_are_one_letter() {
+    async fn two_copies_with_different_hops_are_one_letter() {
         let memory = memory();
         let sent = |due: &str| {
             let due = ("cancel-hop-due".to_owned(), HeaderValue::Text(due.to_owned()));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_settled_is_forgotten() {
+    async fn a_settled_letter_is_forgotten() {
         let memory = memory();
         let mut begun = memory.begin(&letter("a", Redelivered::No)).await;
         begun.decided(said());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_letter_that_is_in_hand_is_waited_for() {
+    async fn the_end_of_a_letter_in_flight_is_waited_for() {
         let memory = memory();
         let mut first = memory.begin(&letter("a", Redelivered::No)).await;
         let again = letter("a", Redelivered::Yes);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_story_that_ends_without_a_decision_leaves_nothing_behind() {
+    async fn a_step_that_ends_without_a_decision_leaves_nothing_behind() {
         let memory = memory();
         drop(memory.begin(&letter("a", Redelivered::No)).await);
         let again = memory.begin(&letter("a", Redelivered::Yes)).await;
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_letter_that_was_given_back_unbegun_is_known_to_be_untouched() {
+    async fn a_letter_that_was_given_back_without_a_step_is_untouched() {
         let memory = memory();
         memory.note_untouched(&letter("a", Redelivered::No));
         assert!(memory.begin(&letter("a", Redelivered::Yes)).await.is_untouched());
     }
 
     #[tokio::test]
-    async fn a_letter_that_came_redelivered_is_never_taken_for_untouched() {
+    async fn a_redelivered_letter_is_never_untouched() {
         let memory = memory();
         memory.note_untouched(&letter("a", Redelivered::Yes));
         assert!(!memory.begin(&letter("a", Redelivered::Yes)).await.is_untouched());

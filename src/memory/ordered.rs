@@ -8,9 +8,9 @@ use super::bounded::Bounded;
 use super::lock;
 use crate::domain::intent::IntentId;
 
-/// The intents that this process has ordered, or done. A second copy of such an intent would be called for in vain, and
-/// an async cancel, taken up after its order was rolled back, would order again what was withdrawn; so it is settled by
-/// asking instead. Copies need no second publish: what was published and not confirmed in time is published again.
+/// The intents that this process has ordered, or done. A call for a second copy of such an intent would be in vain; and for
+/// an async cancel whose order was rolled back, it would order again what was withdrawn. So the copy is settled by a look.
+/// Copies come without any intention: a publisher that gets no confirm in time publishes again.
 #[derive(Debug)]
 pub struct Ordered(Mutex<Bounded<IntentId, Timestamp>>);
 

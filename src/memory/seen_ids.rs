@@ -1,4 +1,4 @@
-//! What the ids stood for that this process has seen, so that an id that is used for two intents is noticed.
+//! The ids that this process has seen and their contents, so that an id that is used for two intents is noticed.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
@@ -9,37 +9,37 @@ use super::bounded::Bounded;
 use super::lock;
 use crate::domain::intent::{CancelIntent, IntentId};
 
-/// What a letter uses its id for. White space and `reference` do not count where it could be read.
+/// What a letter holds under its id. White space and `reference` do not count in a valid letter.
 #[derive(Debug, Hash)]
 pub enum IdContent<'a> {
-    /// This, and it is called for.
+    /// A valid intent.
     Intent(&'a CancelIntent),
-    /// Nothing that is called for: the same bytes are the same.
+    /// Bytes that are no valid intent.
     Malformed(&'a Bytes),
 }
 
-/// A bounded memory of ids. Only a fingerprint is kept of what an id stood for: two that are taken for one, of which the
-/// chance is 1 in 2^64, are what they would be without this memory.
+/// A bounded memory of ids, with a hash of what each was first seen with. Two contents with one hash, a chance of 1 in 2^64,
+/// are handled as without this memory.
 #[derive(Debug)]
 pub struct SeenIds {
     hasher: RandomState,
-    fingerprints: Mutex<Bounded<IntentId, u64>>,
+    hashes: Mutex<Bounded<IntentId, u64>>,
 }
 
 impl SeenIds {
     /// A memory of this many ids at most.
     pub fn new(len_max: usize) -> SeenIds {
-        SeenIds { hasher: RandomState::new(), fingerprints: Mutex::new(Bounded::new(len_max)) }
+        SeenIds { hasher: RandomState::new(), hashes: Mutex::new(Bounded::new(len_max)) }
     }
 
     /// Whether the id was seen with other content. An id that is new is remembered with this one.
     pub fn is_other(&self, id: IntentId, content: &IdContent<'_>) -> bool {
-        let fingerprint = self.hasher.hash_one(content);
-        let mut fingerprints = lock(&self.fingerprints);
-        if let Some(known) = fingerprints.get(&id) {
-            return *known != fingerprint;
+        let hash = self.hasher.hash_one(content);
+        let mut hashes = lock(&self.hashes);
+        if let Some(known) = hashes.get(&id) {
+            return *known != hash;
         }
-        fingerprints.keep(id, fingerprint, 1);
+        hashes.keep(id, hash, 1);
         false
     }
 }
@@ -55,11 +55,11 @@ mod tests {
     const BODY: Bytes = Bytes::from_static(b"{}");
 
     #[test]
-    fn the_same_wish_may_come_again_and_another_may_not() {
-        let wishes = SeenIds::new(10);
+    fn an_id_may_come_again_with_the_same_content_only() {
+        let seen_ids = SeenIds::new(10);
         let first = intent(Kind::AsyncCancel);
         for _ in 0..2 {
-            assert!(!wishes.is_other(first.id, &IdContent::Intent(&first)));
+            assert!(!seen_ids.is_other(first.id, &IdContent::Intent(&first)));
         }
         let merchant = MerchantName::parse("other").expect("it is a name");
         let later = first.requested_at + SignedDuration::from_secs(1);
@@ -68,28 +68,28 @@ mod tests {
             CancelIntent { requested_at: later, ..first.clone() },
             CancelIntent { target: intent(Kind::TransactionCancel).target, ..first.clone() },
         ] {
-            assert!(wishes.is_other(first.id, &IdContent::Intent(&other)), "{other:?}");
+            assert!(seen_ids.is_other(first.id, &IdContent::Intent(&other)), "{other:?}");
         }
-        assert!(!wishes.is_other(first.id, &IdContent::Intent(&first)));
+        assert!(!seen_ids.is_other(first.id, &IdContent::Intent(&first)));
     }
 
     #[test]
-    fn what_could_not_be_read_is_another_wish_than_what_can() {
-        let wishes = SeenIds::new(10);
+    fn a_malformed_letter_and_a_valid_one_differ() {
+        let seen_ids = SeenIds::new(10);
         let valid = intent(Kind::AsyncCancel);
-        assert!(!wishes.is_other(valid.id, &IdContent::Malformed(&BODY)));
-        assert!(!wishes.is_other(valid.id, &IdContent::Malformed(&BODY)));
-        assert!(wishes.is_other(valid.id, &IdContent::Intent(&valid)));
+        assert!(!seen_ids.is_other(valid.id, &IdContent::Malformed(&BODY)));
+        assert!(!seen_ids.is_other(valid.id, &IdContent::Malformed(&BODY)));
+        assert!(seen_ids.is_other(valid.id, &IdContent::Intent(&valid)));
     }
 
     #[test]
     fn the_oldest_id_is_forgotten_when_the_memory_is_full() {
-        let wishes = SeenIds::new(1);
+        let seen_ids = SeenIds::new(1);
         let (first, second) = (intent(Kind::AsyncCancel), intent(Kind::TransactionCancel));
         let second =
             CancelIntent { id: IntentId::try_new(uuid::Uuid::from_u128(7)).expect("not nil"), ..second };
-        assert!(!wishes.is_other(first.id, &IdContent::Intent(&first)));
-        assert!(!wishes.is_other(second.id, &IdContent::Intent(&second)));
-        assert!(!wishes.is_other(first.id, &IdContent::Malformed(&BODY)), "it is new again");
+        assert!(!seen_ids.is_other(first.id, &IdContent::Intent(&first)));
+        assert!(!seen_ids.is_other(second.id, &IdContent::Intent(&second)));
+        assert!(!seen_ids.is_other(first.id, &IdContent::Malformed(&BODY)), "it is new again");
     }
 }

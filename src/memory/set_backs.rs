@@ -1,4 +1,4 @@
-//! Whether this machine's clock was set back, as the letters tell that come back from delay queues.
+//! Whether this machine's clock was set back: then letters come back from delay queues before they are due.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -12,10 +12,10 @@ use super::lock;
 use crate::domain::condition::{Condition, Tell};
 use crate::domain::set_back::set_back_by;
 
-/// It is over when letters come back when they are due, and for so long none came before.
+/// It is over when letters come back on time, and none came back early for this time.
 const OVER_AFTER: Duration = Duration::from_secs(60);
 
-/// What the letters have told. Measured by a clock that nobody sets.
+/// What follows from the letters that came back, measured by a clock that cannot be set.
 #[derive(Debug)]
 pub struct SetBacks {
     begun: Instant,
@@ -30,19 +30,19 @@ struct Seen {
     letters: u64,
 }
 
-/// What is to be told.
+/// What a log line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockNews {
     /// Letters came back before they were due.
     SetBack {
         /// By how much, the last of them.
         by: Duration,
-        /// How many since it was last told.
+        /// How many since the last line.
         letters: u64,
     },
     /// They come back when they are due.
     Agrees {
-        /// From the first to the last letter that came too early.
+        /// From the first to the last letter that came back early.
         lasted: Duration,
     },
 }
@@ -86,7 +86,7 @@ impl SetBacks {
         lock(&self.known).letters
     }
 
-    /// Says what is to be told, as soon as it is. Ends never.
+    /// Calls `tell` with each piece of news as soon as there is one. Never ends.
     pub async fn watch(&self, tell: impl Fn(ClockNews)) -> Infallible {
         loop {
             let changed = self.changed.notified();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_thousand_letters_that_are_back_too_early_are_one_line() {
+    async fn a_thousand_letters_that_come_back_early_are_one_line() {
         let set_backs = SetBacks::default();
         let now = Timestamp::UNIX_EPOCH;
         let hour = Duration::from_secs(3_600);
