@@ -9,32 +9,27 @@ use super::values::{self, Value};
 /// The broker's addresses: one, or a list. A comma in plain text separates only where an address follows it,
 /// because a password may contain one.
 pub(super) fn split(value: Value) -> Result<Vec<Value>, Invalid> {
-    match value {
-        Value::Text(_) => Ok(vec![value]),
-        Value::Plain(plain) if !plain.trim_start().starts_with('[') => {
-            let mut addresses: Vec<String> = Vec::new();
-            for part in plain.split(',') {
-                let begins =
-                    part.trim_start().starts_with("amqp://") || part.trim_start().starts_with("amqps://");
-                match addresses.last_mut() {
-                    Some(last) if !begins => {
-                        last.push(',');
-                        last.push_str(part);
-                    }
-                    _ => addresses.push(part.to_owned()),
-                }
-            }
-            Ok(addresses.into_iter().map(|address| Value::Plain(address.trim().to_owned())).collect())
-        }
-        Value::List(_)
-        | Value::Plain(_)
-        | Value::Int(_)
-        | Value::Float(_)
-        | Value::Bool(_)
-        | Value::Table(_)
-        | Value::Odd => values::list(value)
-            .map_err(|_| Invalid::new("is no address", "write one address in quotes, or a list of them")),
+    if let Value::Text(_) = value {
+        return Ok(vec![value]);
     }
+    if let Value::Plain(plain) = &value
+        && !plain.trim_start().starts_with('[')
+    {
+        let mut addresses: Vec<String> = Vec::new();
+        for part in plain.split(',') {
+            let begins = ["amqp://", "amqps://"].iter().any(|scheme| part.trim_start().starts_with(scheme));
+            match addresses.last_mut() {
+                Some(last) if !begins => {
+                    last.push(',');
+                    last.push_str(part);
+                }
+                Some(_) | None => addresses.push(part.to_owned()),
+            }
+        }
+        return Ok(addresses.into_iter().map(|address| Value::Plain(address.trim().to_owned())).collect());
+    }
+    values::list(value)
+        .map_err(|_| Invalid::new("is no address", "write one address in quotes, or a list of them"))
 }
 
 fn url(value: Value, remedy: &str) -> Result<(String, Url), Invalid> {

@@ -369,9 +369,10 @@ pub(super) fn rule(table: &mut TableReader<'_>) -> Option<Rule> {
     }
     let api = table.required("api", values::api);
     let code =
-        table.optional("code", |value| values::int_within(value, i64::MIN, i64::MAX)).map(Matcher::Code);
+        table.optional("code", |value| values::int_within(&value, i64::MIN, i64::MAX)).map(Matcher::Code);
     let message = table.optional("client_message", client_message).map(Matcher::ClientMessage);
-    let status = table.optional("http_status", http_status).map(Matcher::HttpStatus);
+    let status =
+        table.optional("http_status", |value| values::int_within(&value, 100, 599)).map(Matcher::HttpStatus);
     let kind = table.optional("kind", values::kind);
     if let (Some(api), Some(kind)) = (api, kind)
         && kind.api() != api
@@ -392,11 +393,6 @@ fn client_message(value: Value) -> Result<String, Invalid> {
     } else {
         Err(Invalid::new("is no code", "write 1 to 200 bytes, as the gateway does"))
     }
-}
-
-fn http_status(value: Value) -> Result<u16, Invalid> {
-    let status = values::int_within(value, 100, 599)?;
-    u16::try_from(status).map_err(|_| Invalid::new("is no HTTP status", "write a number from 100 to 599"))
 }
 
 /// What a class is called, before its reason is known.

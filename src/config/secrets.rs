@@ -51,9 +51,9 @@ pub struct ReadAgain {
 /// Reads the key files of the merchants again. A pair is taken over as a whole or not at all.
 pub fn read_again(merchants: &BTreeMap<MerchantName, Merchant>, files: &[SecretFile]) -> ReadAgain {
     let mut again = ReadAgain { merchants: merchants.clone(), read: 0, changed: 0, mistakes: Vec::new() };
-    for (name, merchant) in merchants {
-        for (pair, name_of_pair) in [(&merchant.private, "private"), (&merchant.public, "public")] {
-            let Some(before) = pair else { continue };
+    for (name, merchant) in &mut again.merchants {
+        for (pair, name_of_pair) in [(&mut merchant.private, "private"), (&mut merchant.public, "public")] {
+            let Some(pair) = pair else { continue };
             let file = |part: &str| {
                 let key = format!("merchants.{name}.{name_of_pair}_{part}_file");
                 files.iter().find(|file| file.key == key)
@@ -62,18 +62,11 @@ pub fn read_again(merchants: &BTreeMap<MerchantName, Merchant>, files: &[SecretF
             if key.is_none() && client.is_none() {
                 continue;
             }
-            match pair_now(before, key, client) {
+            match pair_now(pair, key, client) {
                 Ok(now) => {
                     again.read += 1;
-                    again.changed += usize::from(!is_same(before, &now));
-                    if let Some(merchant) = again.merchants.get_mut(name) {
-                        let pair = if name_of_pair == "private" {
-                            &mut merchant.private
-                        } else {
-                            &mut merchant.public
-                        };
-                        *pair = Some(now);
-                    }
+                    again.changed += usize::from(!is_same(pair, &now));
+                    *pair = now;
                 }
                 Err(mistake) => again.mistakes.push(mistake),
             }

@@ -203,34 +203,28 @@ fn rules_come_as_a_list_of_tables_from_file_and_environment() {
 
 #[test]
 fn a_rule_must_say_what_it_looks_at_and_what_that_means() {
-    let bad = |rule: &str, expected: &[&str]| check(&[&format!("classification.rules = [{rule}]")], expected);
-    bad(r#"{ api = "payment", class = "busy" }"#, &["classification.rules[0]"]);
-    bad(r#"{ api = "payment", code = 1, http_status = 500, class = "busy" }"#, &["classification.rules[0]"]);
-    bad(r#"{ code = 1, class = "busy" }"#, &["classification.rules[0].api"]);
-    bad(r#"{ api = "other", code = 1, class = "busy" }"#, &["classification.rules[0].api"]);
-    bad(r#"{ api = "payment", code = 1 }"#, &["classification.rules[0].class"]);
-    bad(r#"{ api = "payment", code = 1, class = "done" }"#, &["classification.rules[0].class"]);
-    bad(r#"{ api = "payment", code = 1, class = "refused" }"#, &["classification.rules[0].reason"]);
-    bad(
-        r#"{ api = "payment", code = 1, class = "refused", reason = "poison" }"#,
-        &["classification.rules[0].reason"],
-    );
-    bad(
-        r#"{ api = "payment", code = 1, class = "busy", reason = "not_found" }"#,
-        &["classification.rules[0].reason"],
-    );
-    bad(r#"{ api = "payment", code = "1", class = "busy" }"#, &["classification.rules[0].code"]);
-    bad(r#"{ api = "payment", http_status = 99, class = "busy" }"#, &["classification.rules[0].http_status"]);
-    bad(
-        r#"{ api = "payment", client_message = "", class = "busy" }"#,
-        &["classification.rules[0].client_message"],
-    );
-    bad(
-        r#"{ api = "payment", code = 1, kind = "async_cancel", class = "busy" }"#,
-        &["classification.rules[0].kind"],
-    );
-    bad(r#"{ api = "payment", code = 1, class = "busy", clas = "busy" }"#, &["classification.rules[0].clas"]);
-    bad(r#"{ api = "payment", code = 1, class = "busy" }, 7"#, &["classification.rules[1]"]);
+    let bad = |rule: &str, field: &str| {
+        check(
+            &[&format!("classification.rules = [{{ {rule} }}]")],
+            &[&format!("classification.rules[0]{field}")],
+        );
+    };
+    bad(r#"api = "payment", class = "busy""#, "");
+    bad(r#"api = "payment", code = 1, http_status = 500, class = "busy""#, "");
+    bad(r#"code = 1, class = "busy""#, ".api");
+    bad(r#"api = "other", code = 1, class = "busy""#, ".api");
+    bad(r#"api = "payment", code = 1"#, ".class");
+    bad(r#"api = "payment", code = 1, class = "done""#, ".class");
+    bad(r#"api = "payment", code = 1, class = "refused""#, ".reason");
+    bad(r#"api = "payment", code = 1, class = "refused", reason = "poison""#, ".reason");
+    bad(r#"api = "payment", code = 1, class = "busy", reason = "not_found""#, ".reason");
+    bad(r#"api = "payment", code = "1", class = "busy""#, ".code");
+    bad(r#"api = "payment", http_status = 99, class = "busy""#, ".http_status");
+    bad(r#"api = "payment", client_message = "", class = "busy""#, ".client_message");
+    bad(r#"api = "payment", code = 1, kind = "async_cancel", class = "busy""#, ".kind");
+    bad(r#"api = "payment", code = 1, class = "busy", clas = "busy""#, ".clas");
+    let not_a_table = r#"classification.rules = [{ api = "payment", code = 1, class = "busy" }, 7]"#;
+    check(&[not_a_table], &["classification.rules[1]"]);
     check(&["classification.rules = 7"], &["classification.rules"]);
 }
 
@@ -293,13 +287,8 @@ fn numbers_have_their_bounds() {
 
 #[test]
 fn zero_is_a_mistake_where_nothing_could_work_with_it() {
-    for key in [
-        "gateway.connect_timeout",
-        "gateway.call_timeout",
-        "retry.age_max",
-        "inquiry.age_max",
-        "inquiry.quiet",
-    ] {
+    let [connect, call] = ["gateway.connect_timeout", "gateway.call_timeout"];
+    for key in [connect, call, "retry.age_max", "inquiry.age_max", "inquiry.quiet"] {
         check(&[&format!("{key} = \"0s\"")], &[key]);
     }
     for key in ["retry.retry_after_max", "rollback.wait", "shutdown.grace"] {
@@ -533,27 +522,19 @@ fn the_instance_needs_a_name_from_somewhere() {
 
 #[test]
 fn an_unknown_key_is_a_mistake_with_a_hint() {
-    for (line, key, hint) in [
-        ("retry.atempts_max = 3", "retry.atempts_max", "did you mean retry.attempts_max?"),
-        ("retry.call_timeout = 3", "retry.call_timeout", "did you mean gateway.call_timeout?"),
-        ("amqp.URL = 3", "amqp.URL", "did you mean amqp.url?"),
-        (
-            "lanes.async_cancle.prefetch = 3",
-            "lanes.async_cancle.prefetch",
-            "did you mean lanes.async_cancel.prefetch?",
-        ),
-        (
-            "merchants.shop.private_kee = 3",
-            "merchants.shop.private_kee",
-            "did you mean merchants.shop.private_key?",
-        ),
-        ("colour = 3", "colour", "remove it"),
-        ("telemetry = 3", "telemetry", "is a table"),
-        ("amqp.prefix.x = 3", "amqp.prefix.x", "is not known"),
-        ("typo = {}", "typo", "is not known"),
+    for (line, hint) in [
+        ("retry.atempts_max = 3", "did you mean retry.attempts_max?"),
+        ("retry.call_timeout = 3", "did you mean gateway.call_timeout?"),
+        ("amqp.URL = 3", "did you mean amqp.url?"),
+        ("lanes.async_cancle.prefetch = 3", "did you mean lanes.async_cancel.prefetch?"),
+        ("merchants.shop.private_kee = 3", "did you mean merchants.shop.private_key?"),
+        ("colour = 3", "remove it"),
+        ("telemetry = 3", "is a table"),
+        ("amqp.prefix.x = 3", "is not known"),
+        ("typo = {}", "is not known"),
     ] {
         let mistakes = load_text(&file_with(&[line]), &[]).expect_err("a mistake");
-        assert!(keys(&mistakes).contains(&key), "{line}: {mistakes}");
+        assert!(keys(&mistakes).contains(&key_of(line)), "{line}: {mistakes}");
         assert!(mistakes.to_string().contains(hint), "{line}: {mistakes}");
     }
 }

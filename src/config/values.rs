@@ -1,6 +1,7 @@
 //! One value, read and judged by itself. Nothing of a value gets into a [`Invalid`].
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -76,19 +77,19 @@ fn typed<T: FromStr>(value: &Value, of_file: Option<T>) -> Option<T> {
 /// The items of a list. Plain text is a TOML list if it begins with a bracket, and separated by commas if
 /// not.
 pub(super) fn list(value: Value) -> Result<Vec<Value>, Invalid> {
-    match value {
-        Value::List(items) => Ok(items),
-        Value::Plain(plain) if plain.trim_start().starts_with('[') => match DeValue::parse(plain.trim()) {
+    if let Value::List(items) = value {
+        return Ok(items);
+    }
+    let Value::Plain(plain) = value else {
+        return Err(Invalid::new("is not a list", "write it in brackets"));
+    };
+    match plain.trim() {
+        "" => Ok(Vec::new()),
+        toml if toml.starts_with('[') => match DeValue::parse(toml) {
             Ok(parsed) => list(Value::from_toml(parsed.into_inner())),
             Err(_) => Err(Invalid::new("is not a list", "write a list as TOML does, [\"a\", \"b\"]")),
         },
-        Value::Plain(plain) if plain.trim().is_empty() => Ok(Vec::new()),
-        Value::Plain(plain) => {
-            Ok(plain.split(',').map(|item| Value::Plain(item.trim().to_owned())).collect())
-        }
-        Value::Text(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Table(_) | Value::Odd => {
-            Err(Invalid::new("is not a list", "write it in brackets"))
-        }
+        items => Ok(items.split(',').map(|item| Value::Plain(item.trim().to_owned())).collect()),
     }
 }
 
@@ -115,27 +116,30 @@ pub(super) fn trace_headers(value: Value) -> Result<TraceHeaders, Invalid> {
 }
 
 /// A whole number of this range.
-pub(super) fn int_within(value: Value, min: i64, max: i64) -> Result<i64, Invalid> {
-    let int = typed(&value, if let Value::Int(int) = value { Some(int) } else { None });
-    let remedy = || format!("write a number from {min} to {max}, without quotes");
-    match int {
-        None => Err(Invalid::new("is not a whole number", remedy())),
-        Some(int) if int < min => Err(Invalid::new(format!("is below {min}"), remedy())),
-        Some(int) if int > max => Err(Invalid::new(format!("is above {max}"), remedy())),
-        Some(int) => Ok(int),
-    }
+pub(super) fn int_within<T>(value: &Value, min: T, max: T) -> Result<T, Invalid>
+where
+    T: Copy + Display + Into<i64> + TryFrom<i64>,
+{
+    let int: Option<i64> = typed(value, if let Value::Int(int) = value { Some(*int) } else { None });
+    let wrong = match int {
+        None => "is not a whole number".to_owned(),
+        Some(int) if int < min.into() => format!("is below {min}"),
+        Some(int) => match T::try_from(int) {
+            Ok(int) if int.into() <= max.into() => return Ok(int),
+            Ok(_) | Err(_) => format!("is above {max}"),
+        },
+    };
+    Err(Invalid::new(wrong, format!("write a number from {min} to {max}, without quotes")))
 }
 
 /// A count from 1 on.
 pub(super) fn count(value: Value) -> Result<u32, Invalid> {
-    let int = int_within(value, 1, i64::from(u32::MAX))?;
-    u32::try_from(int).map_err(|_| Invalid::new("is not a count", "write a number from 1 on"))
+    int_within(&value, 1, u32::MAX)
 }
 
 /// How many deliveries are held at once: AMQP has 16 bits for it, and takes 0 for "no limit".
 pub(super) fn prefetch(value: Value) -> Result<u16, Invalid> {
-    let int = int_within(value, 1, i64::from(u16::MAX))?;
-    u16::try_from(int).map_err(|_| Invalid::new("is not a prefetch", "write a number from 1 to 65535"))
+    int_within(&value, 1, u16::MAX)
 }
 
 fn float(value: &Value) -> Result<f64, Invalid> {

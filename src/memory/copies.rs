@@ -149,11 +149,7 @@ mod tests {
     use super::*;
     use crate::domain::intent::Kind;
     use crate::domain::retry::{Tier, later};
-    use crate::memory::fixtures::{NOW, letter, message};
-
-    fn outcome() -> Messages {
-        Messages::new(message(Address::Announce), [])
-    }
+    use crate::memory::fixtures::{NOW, letter, message, outcome};
 
     fn on_its_way() -> Messages {
         let tier = Tier { length: Duration::from_secs(5), name: "5s".to_owned() };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::domain::intent::Kind;
-use crate::wire::envelope::{Address, Headers, Letter, Message, Redelivered, Source};
+use crate::wire::envelope::{Address, Headers, Letter, Message, Messages, Redelivered, Source};
 
 pub(super) const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -28,4 +28,8 @@ pub(super) fn message(address: Address) -> Message {
         occasion: None,
         body: Bytes::from_static(b"said"),
     }
+}
+
+pub(super) fn outcome() -> Messages {
+    Messages::new(message(Address::Announce), [])
 }

@@ -139,15 +139,11 @@ fn fingerprint(letter: &Letter) -> Fingerprint {
 mod tests {
     use super::*;
     use crate::memory::ENTRY_BYTES;
-    use crate::memory::fixtures::{self, message};
-    use crate::wire::envelope::{Address, HeaderValue, Headers};
+    use crate::memory::fixtures::{self, outcome};
+    use crate::wire::envelope::{HeaderValue, Headers};
 
     fn letter(body: &'static str, redelivered: Redelivered) -> Letter {
         Letter { redelivered, ..fixtures::letter(body) }
-    }
-
-    fn said() -> Messages {
-        Messages::new(message(Address::Announce), [])
     }
 
     fn memory() -> Arc<Letters> {
@@ -158,10 +154,10 @@ mod tests {
     async fn a_decision_that_was_not_settled_is_known_when_the_letter_is_redelivered() {
         let memory = memory();
         let mut begun = memory.begin(&letter("a", Redelivered::No)).await;
-        begun.decided(said());
+        begun.decided(outcome());
         drop(begun);
         let again = memory.begin(&letter("a", Redelivered::Yes)).await;
-        assert_eq!(again.decided_before(), Some(&said()));
+        assert_eq!(again.decided_before(), Some(&outcome()));
     }
 
     #[tokio::test]
@@ -171,10 +167,10 @@ mod tests {
         let attempt = ("cancel-attempt".to_owned(), HeaderValue::Int(1));
         let delivered = |redelivered, headers: Headers| Letter { headers, ..letter("a", redelivered) };
         let mut begun = memory.begin(&delivered(Redelivered::No, Headers::from([attempt.clone()]))).await;
-        begun.decided(said());
+        begun.decided(outcome());
         drop(begun);
         let again = delivered(Redelivered::Yes, Headers::from([attempt, count(1)]));
-        assert_eq!(memory.begin(&again).await.decided_before(), Some(&said()));
+        assert_eq!(memory.begin(&again).await.decided_before(), Some(&outcome()));
         let another = ("cancel-attempt".to_owned(), HeaderValue::Int(2));
         let another = delivered(Redelivered::Yes, Headers::from([another, count(2)]));
         assert_eq!(memory.begin(&another).await.decided_before(), None);
@@ -197,7 +193,7 @@ mod tests {
     async fn a_settled_letter_is_forgotten() {
         let memory = memory();
         let mut begun = memory.begin(&letter("a", Redelivered::No)).await;
-        begun.decided(said());
+        begun.decided(outcome());
         begun.settled();
         assert_eq!(memory.begin(&letter("a", Redelivered::No)).await.decided_before(), None);
         assert_eq!(lock(&memory.0).len_and_weight(), (0, 0));
@@ -210,9 +206,9 @@ mod tests {
         let again = letter("a", Redelivered::Yes);
         let mut second = std::pin::pin!(memory.begin(&again));
         assert!(futures_util::poll!(second.as_mut()).is_pending());
-        first.decided(said());
+        first.decided(outcome());
         drop(first);
-        assert_eq!(second.await.decided_before(), Some(&said()));
+        assert_eq!(second.await.decided_before(), Some(&outcome()));
     }
 
     #[tokio::test]
