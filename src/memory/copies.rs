@@ -41,7 +41,7 @@ struct Copied {
 #[derive(Debug)]
 pub enum Copy<'a> {
     /// It is no copy of a letter in flight, and no outcome is known for it: it gets a step of its own.
-    None(InFlight<'a>),
+    None(Original<'a>),
     /// Its letter is in flight: it waits in a delay queue.
     ToWait,
     /// Its letter has ended with these outcomes.
@@ -50,7 +50,7 @@ pub enum Copy<'a> {
 
 /// A letter whose step is in flight until this is dropped.
 #[derive(Debug)]
-pub struct InFlight<'a> {
+pub struct Original<'a> {
     copies: &'a Copies,
     body: Fingerprint,
 }
@@ -77,7 +77,7 @@ impl Copies {
             }
         }
         *inner.in_flight.entry(body).or_default() += 1;
-        Copy::None(InFlight { copies: self, body })
+        Copy::None(Original { copies: self, body })
     }
 }
 
@@ -105,7 +105,7 @@ impl Inner {
     }
 }
 
-impl InFlight<'_> {
+impl Original<'_> {
     /// The decision is announced. If it ends the letter, its copies get the same outcomes from now on, where it has any. If
     /// the letter goes on, each copy gets a step of its own.
     pub fn announced(self, messages: &Messages, now: Timestamp) {
@@ -132,7 +132,7 @@ fn outcomes_of_an_end(messages: &Messages) -> Option<Messages> {
     Some(Messages::new(outcomes.next()?, outcomes))
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for Original<'_> {
     fn drop(&mut self) {
         let mut inner = lock(&self.copies.0);
         if let Some(count) = inner.in_flight.get_mut(&self.body) {
@@ -156,7 +156,7 @@ mod tests {
         Messages::new(message(Address::Delay(tier)), [])
     }
 
-    fn in_flight<'a>(copies: &'a Copies, letter: &Letter) -> InFlight<'a> {
+    fn original<'a>(copies: &'a Copies, letter: &Letter) -> Original<'a> {
         match copies.begin(letter, true, NOW) {
             Copy::None(in_flight) => in_flight,
             other => panic!("{other:?}"),
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_copy_of_a_letter_in_flight_waits_and_then_gets_its_outcomes() {
         let copies = copies();
-        let first = in_flight(&copies, &letter("a"));
+        let first = original(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&Messages::new(message(Address::DeadLetters), outcome().into_vec()), NOW);
         for _ in 0..2 {
@@ -183,15 +183,15 @@ mod tests {
     #[test]
     fn the_source_of_a_copy_does_not_matter() {
         let copies = copies();
-        let _first = in_flight(&copies, &letter("a"));
+        let _first = original(&copies, &letter("a"));
         let returned = Letter { source: Source::Returns(Kind::AsyncCancel), ..letter("a") };
         assert!(matches!(copies.begin(&returned, false, NOW), Copy::ToWait));
     }
 
     #[test]
-    fn a_copy_with_a_history_gets_a_step_when_its_letter_is_not_in_flight() {
+    fn a_copy_with_a_history_gets_a_step_when_its_letter_is_not_original() {
         let copies = copies();
-        let first = in_flight(&copies, &letter("a"));
+        let first = original(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), false, NOW), Copy::ToWait));
         first.announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), false, NOW), Copy::None(_)));
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_copy_of_a_letter_that_goes_on_gets_a_step() {
         let copies = copies();
-        let first = in_flight(&copies, &letter("a"));
+        let first = original(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&on_its_way(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn outcomes_are_forgotten_after_their_time() {
         let copies = copies();
-        let first = in_flight(&copies, &letter("a"));
+        let first = original(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&outcome(), NOW);
         let long_after = later(NOW, AGE_MAX + Duration::from_secs(1));
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_letter_that_goes_on_gives_its_copies_no_outcomes_though_it_has_announced_one() {
         let copies = copies();
-        let first = in_flight(&copies, &letter("a"));
+        let first = original(&copies, &letter("a"));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::ToWait));
         first.announced(&Messages::new(message(Address::Announce), on_its_way().into_vec()), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_letter_without_copies_is_not_remembered() {
         let copies = copies();
-        in_flight(&copies, &letter("a")).announced(&outcome(), NOW);
+        original(&copies, &letter("a")).announced(&outcome(), NOW);
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
         assert_eq!(lock(&copies.0).known.len_and_weight(), (0, 0));
     }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn redelivered_letters_and_letters_in_the_isolation_never_wait_here() {
         let copies = copies();
-        let _first = in_flight(&copies, &letter("a"));
+        let _first = original(&copies, &letter("a"));
         let again = Letter { redelivered: Redelivered::Yes, ..letter("a") };
         let alone = Letter { source: Source::Isolation, ..letter("a") };
         for letter in [again, alone] {
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_copy_gets_a_step_when_its_letter_ended_without_an_announcement() {
         let copies = copies();
-        drop(in_flight(&copies, &letter("a")));
+        drop(original(&copies, &letter("a")));
         assert!(matches!(copies.begin(&letter("a"), true, NOW), Copy::None(_)));
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn the_oldest_is_forgotten_where_there_is_no_room() {
         let copies = Copies::new(2 * entry_bytes(Some(&outcome())));
         for body in ["a", "b", "c"] {
-            let first = in_flight(&copies, &letter(body));
+            let first = original(&copies, &letter(body));
             assert!(matches!(copies.begin(&letter(body), true, NOW), Copy::ToWait));
             first.announced(&outcome(), NOW);
         }

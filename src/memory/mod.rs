@@ -18,7 +18,7 @@ mod recent_acks;
 mod seen_ids;
 mod set_backs;
 
-pub use copies::{Copies, Copy, InHand};
+pub use copies::{Copies, Copy, Original};
 pub use delays::{Delays, Going};
 pub use isolation_transfers::{IsolationTransfer, IsolationTransfers};
 pub use letters::{Begun, Letters};

@@ -22,7 +22,8 @@ use crate::domain::policy::Policy;
 use crate::domain::retry::{elapsed, later};
 use crate::gateway::Gateway;
 use crate::memory::{
-    Begun, Copies, Copy, Delays, InHand, IsolationTransfers, Letters, Ordered, RecentAcks, SeenIds, SetBacks,
+    Begun, Copies, Copy, Delays, IsolationTransfers, Letters, Ordered, Original, RecentAcks, SeenIds,
+    SetBacks,
 };
 use crate::telemetry::{carrier, events, spans};
 use crate::wire::envelope::{Headers, Letter, Messages};
@@ -127,8 +128,8 @@ impl Worker {
     ) -> Result<(), Interrupted> {
         let Delivery { letter, unsettled, purpose } = delivery;
         let job = Job::of(&letter, self.clock.now());
-        let in_hand = match self.begin_in_hand(&letter, &job) {
-            Ok(in_hand) => in_hand,
+        let original = match self.begin_original(&letter, &job) {
+            Ok(original) => original,
             // Nothing is remembered of a copy: its letter has the same bytes.
             Err(messages) => {
                 let announced = self.announce(unsettled, messages, &letter, &job, publisher).await?;
@@ -148,8 +149,8 @@ impl Worker {
                 let messages = self.messages(&letter, &job, purpose, &mut begun).await;
                 let transfer = isolation::is_transfer(&messages).then(|| self.isolation_transfers.begin());
                 let announced = self.announce(unsettled, messages.clone(), &letter, &job, publisher).await?;
-                if let Some(in_hand) = in_hand {
-                    in_hand.announced(&messages, self.clock.now());
+                if let Some(original) = original {
+                    original.announced(&messages, self.clock.now());
                 }
                 (announced, transfer)
             }
@@ -170,13 +171,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes a letter in hand, or gives what is to be announced about a copy of one.
-    fn begin_in_hand(&self, letter: &Letter, job: &Job) -> Result<Option<InHand<'_>>, Messages> {
+    /// Begins with a letter, or gives what is to be announced about a copy of one whose step is in flight.
+    fn begin_original(&self, letter: &Letter, job: &Job) -> Result<Option<Original<'_>>, Messages> {
         if !job::may_have_copies(letter) {
             return Ok(None);
         }
         match self.copies.begin(letter, job.is_untouched(), self.clock.now()) {
-            Copy::None(in_hand) => Ok(Some(in_hand)),
+            Copy::None(original) => Ok(Some(original)),
             Copy::ToWait => Err(self.copy_waits(letter, job)),
             Copy::Answered(messages) => {
                 events::copy_answered(lane_of(letter).as_str());
@@ -185,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// A copy of a letter in hand, on its way to wait for that. It is no attempt, and no doubt; its age runs.
+    /// A copy of a letter in flight, on its way to wait for that. It is no attempt, and no doubt; its age runs.
     fn copy_waits(&self, letter: &Letter, job: &Job) -> Messages {
         let now = self.clock.now();
         let kind = lane_of(letter);
