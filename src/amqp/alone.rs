@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::Delivery;
 use super::depths::depth_of;
-use super::generation::Ended;
+use super::generation::{Ended, Numbers};
+use super::handler::DeliveryHandler;
 use super::publisher::Publisher;
 use super::session::{Layout, Session};
 use super::settings::Settings;
-use super::supervisor::{DeliveryHandler, Numbers};
 use crate::clock::JitterSource;
 use crate::telemetry::events;
 use crate::wire::envelope::{Letter, Source};

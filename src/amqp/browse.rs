@@ -12,11 +12,13 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use uuid::Uuid;
 
-use super::connect::{Broker, Error, short, within};
+use super::connect::Broker;
 use super::connection::Connection;
 use super::consumer;
 use super::declare;
+use super::error::Error;
 use super::generation::{ClientError, Role};
+use super::step::{short, within};
 use super::topology::{QueueKind, Topology};
 use crate::wire::envelope::Headers;
 

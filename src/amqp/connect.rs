@@ -2,7 +2,6 @@
 //! while the broker has an alarm, even a close can hang for ever.
 
 use std::fmt;
-use std::future::Future;
 use std::time::Duration;
 
 use lapin::types::ShortString;
@@ -14,12 +13,13 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use super::connection::Connection;
-use super::generation::{ClientError, Role};
-use super::preflight::{self, Cause, Finding};
+use super::error::{Error, SettingsError, is_access_refused};
+use super::generation::Role;
 use super::screen::Limits;
-use super::tls::{Tls, Trouble, is_hung_up};
-use crate::config::{AMQP_PARAMETERS, Amqp, AmqpTls, unknown_amqp_parameter};
-use crate::management;
+use super::step::within;
+use super::tls::Tls;
+use super::tls_trouble::{Trouble, is_hung_up};
+use crate::config::{Amqp, AmqpTls, unknown_amqp_parameter};
 
 /// The heartbeat where the address says nothing: a silent broker is noticed within two.
 pub(super) const HEARTBEAT_S: u16 = 10;
@@ -63,142 +63,6 @@ impl Default for Timeouts {
             close: Duration::from_secs(5),
         }
     }
-}
-
-/// What is wrong with the settings. Nothing that waiting would fix; names keys, never values.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// Not an AMQP address.
-    #[error("amqp.url: address {number} is not of the form amqp[s]://user:password@host:port/vhost")]
-    Url {
-        /// Which of them, counted from 1.
-        number: usize,
-    },
-    /// A parameter of an address that nobody knows: most likely a typing error.
-    #[error("amqp.url: address {number} has the parameter `{name}`, which is not known: there are {}", AMQP_PARAMETERS.join(", "))]
-    UnknownParameter {
-        /// Which of them, counted from 1.
-        number: usize,
-        /// The parameter's name, if it looks like one.
-        name: String,
-    },
-    /// No address.
-    #[error("amqp.url: at least one address is needed")]
-    NoUrl,
-    /// A file of `[amqp.tls]` cannot be read.
-    #[error("amqp.tls.{key}: the file cannot be read")]
-    File {
-        /// Which one.
-        key: &'static str,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file of `[amqp.tls]` holds no certificate.
-    #[error("amqp.tls.{key}: there is no certificate in the file (PEM, `BEGIN CERTIFICATE`)")]
-    NoCertificate {
-        /// Which one.
-        key: &'static str,
-    },
-    /// A file of `[amqp.tls]` holds a certificate that is none.
-    #[error("amqp.tls.{key}: certificate {number} in the file cannot be read as one")]
-    BadCertificate {
-        /// Which file.
-        key: &'static str,
-        /// Which of its certificates, counted from 1.
-        number: usize,
-    },
-    /// The file for the key holds none that can be used.
-    #[error(
-        "amqp.tls.client_key_file: there is no private key in the file that can be used (PEM, not encrypted)"
-    )]
-    NoPrivateKey,
-    /// The key is another certificate's.
-    #[error(
-        "amqp.tls.client_key_file: the key does not belong to the certificate in amqp.tls.client_cert_file"
-    )]
-    ForeignKey,
-    /// Nobody is trusted.
-    #[error("amqp.tls.ca_file: must name the broker's authority, since this machine knows none of its own")]
-    NoAuthorities {
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Files for TLS, and an address without it. Whoever names them believes that nobody listens in.
-    #[error(
-        "amqp.url: address {number} begins with amqp://, which makes no use of [amqp.tls]: it must be amqps://"
-    )]
-    PlainAddress {
-        /// Which of the addresses, counted from 1.
-        number: usize,
-    },
-    /// The management API's address, or a file that its connections need.
-    #[error(transparent)]
-    Management(#[from] management::Error),
-    /// A certificate without its key, or a key without its certificate.
-    #[error("amqp.tls: client_cert_file and client_key_file are only of use together")]
-    HalfIdentity,
-}
-
-/// What can go wrong with one step at the broker. The texts hold no address's password.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// The broker did not answer in time.
-    #[error("failed to {step}: no answer within {} s", after.as_secs_f32())]
-    Late {
-        /// What was tried.
-        step: String,
-        /// The deadline that has passed.
-        after: Duration,
-    },
-    /// The broker or the network said no.
-    #[error("failed to {step}")]
-    Failed {
-        /// What was tried.
-        step: String,
-        /// What was said.
-        #[source]
-        source: ClientError,
-    },
-    /// A connection did not come about, because of TLS or of its absence.
-    #[error("failed to {step}: {trouble}")]
-    Tls {
-        /// What was tried.
-        step: String,
-        /// What is wrong, and what fixes it.
-        trouble: Trouble,
-        /// What was said.
-        #[source]
-        source: ClientError,
-    },
-    /// The broker does not let this user in.
-    #[error("failed to {step}: the broker refuses the login of user `{user}`")]
-    LoginRefused {
-        /// What was tried.
-        step: String,
-        /// Whose login.
-        user: String,
-        /// What was said.
-        #[source]
-        source: ClientError,
-    },
-    /// The broker is not as it must be.
-    #[error("the broker does not fit: {}", sentences(.findings))]
-    Unfit {
-        /// All that is wrong.
-        findings: Vec<Finding>,
-    },
-    /// A name that AMQP cannot carry: more than 255 bytes.
-    #[error("the name `{name}` is longer than 255 bytes")]
-    NameTooLong {
-        /// The name.
-        name: String,
-    },
-}
-
-fn sentences(findings: &[Finding]) -> String {
-    preflight::causes(findings).iter().map(Cause::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Where the broker is, and how to speak to it.
@@ -391,13 +255,6 @@ impl Endpoint {
     }
 }
 
-/// Whether the broker has refused something for want of a right: of a connection that is being made, because user or
-/// password is not right.
-pub(super) fn is_access_refused(error: &lapin::Error) -> bool {
-    const ACCESS_REFUSED: u16 = 403;
-    matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == ACCESS_REFUSED)
-}
-
 /// Whether what came back to a greeting in plain AMQP was none.
 fn is_no_amqp(error: &lapin::Error) -> bool {
     match error.kind() {
@@ -428,40 +285,6 @@ async fn speaks_tls(address: (&str, u16)) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(GREETING).await?;
     Ok(stream.read_u8().await? == ALERT)
-}
-
-/// Waits for the broker, but not for ever.
-pub(super) async fn within<T>(
-    step: impl Into<String>,
-    limit: Duration,
-    work: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(Error::Failed { step: step.into(), source: ClientError(error) }),
-        Err(_) => Err(Error::Late { step: step.into(), after: limit }),
-    }
-}
-
-/// A name as AMQP carries it.
-pub(super) fn short(name: &str) -> Result<ShortString, Error> {
-    ShortString::try_new(name).map_err(|_| Error::NameTooLong { name: name.to_owned() })
-}
-
-impl Error {
-    /// Whether the broker has something against what was asked. What was asked a moment later on the same channel hears
-    /// nothing but that the channel is closed.
-    pub(super) fn is_refusal(&self) -> bool {
-        let Error::Failed { source, .. } = self else { return false };
-        matches!(source.0.kind(), ErrorKind::ProtocolError(_) | ErrorKind::InvalidChannelState(..))
-    }
-
-    /// What the broker itself said, with AMQP's number for it: 404 not found, 406 differs, 403 not allowed.
-    pub(super) fn said(&self) -> Option<(u16, String)> {
-        let Error::Failed { source, .. } = self else { return None };
-        let ErrorKind::ProtocolError(error) = source.0.kind() else { return None };
-        Some((error.get_id(), error.get_message().to_string()))
-    }
 }
 
 #[cfg(test)]

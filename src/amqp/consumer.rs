@@ -1,26 +1,24 @@
 //! Deliveries in, as many as we hold permits for. Bodies are not read here.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use lapin::Channel;
 use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Error, short, within};
 use super::connection::Connection;
-use super::depths::depth_of;
-use super::generation::{ClientError, Ended, Generation, Role};
+use super::consumer_channel::{ConsumerChannel, InFlight};
+use super::error::Error;
+use super::generation::{ClientError, Ended, Generation};
+use super::intake::{ConsumeMode, Intake, Served};
 use super::screen;
 use super::settle::Unsettled;
-use crate::domain::intent::Kind;
+use super::step::{short, within};
 use crate::wire::envelope::{HeaderValue, Headers, Letter, Redelivered, Source};
 use crate::wire::origin;
 
@@ -28,20 +26,11 @@ use crate::wire::origin;
 /// connection are small: a stranger's header must not kill it at every delivery.
 const HEADER_TEXT_BYTES_MAX: usize = 4_096;
 
-/// So many refused events are announced again at once: enough to catch up, too few to be felt by the lanes.
-const ANNOUNCEMENTS_PREFETCH: u16 = 16;
-
 /// So many letters are taken at once from a queue that is consumed alone, at most.
 const ALONE_PREFETCH: u16 = 10;
 
 /// From so many letters at once on, their acks may come in a burst.
 const BURST_BEGINS_AT: u16 = 16;
-
-/// How often a queue is looked at until nothing of it is on its way any more.
-const CALM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
-
-/// No ack is held back for longer.
-pub const ACK_HELD_MAX: Duration = Duration::from_secs(5);
 
 /// One delivery: what arrived, and the right to announce what is decided about it.
 #[derive(Debug)]
@@ -72,187 +61,6 @@ pub enum Purpose {
     GiveBack,
 }
 
-/// How much of a lane is consumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsumeMode {
-    /// As much as there are permits for.
-    All,
-    /// One letter, if there is one; and then nothing, until this is said again or something else.
-    One,
-    /// Nothing. What was delivered already is finished.
-    Nothing,
-}
-
-/// What is taken in: every source with its prefetch, and as many permits. The permits outlive a generation, so that
-/// steps which go on while the connection is rebuilt still count.
-#[derive(Debug, Clone)]
-pub(super) struct Intake(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    served: Vec<Served>,
-    /// Every delivery that is held has a copy of it.
-    held: Arc<()>,
-}
-
-#[derive(Debug)]
-pub(super) struct Served {
-    pub(super) source: Source,
-    pub(super) prefetch: u16,
-    pub(super) permits: Arc<Semaphore>,
-    /// Outlives a generation: the next one begins with what was said last.
-    mode: watch::Sender<ConsumeMode>,
-    /// Whether it is not consumed with the others.
-    barred: watch::Sender<bool>,
-}
-
-impl Intake {
-    /// The lanes of these kinds; beside each its returns, with a quarter of its prefetch, so that a retry never
-    /// waits behind a backlog; the rescue, the refused events, and the isolation.
-    pub(super) fn new(lanes: &BTreeMap<Kind, u16>) -> Intake {
-        let served = lanes.iter().flat_map(|(kind, prefetch)| {
-            [(Source::Lane(*kind), *prefetch), (Source::Returns(*kind), (prefetch / 4).max(1))]
-        });
-        let served = served
-            .chain([
-                (Source::Rescue, 1),
-                (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
-                // One at a time: whatever takes the process down, takes no neighbour's good name with it.
-                (Source::Isolation, 1),
-            ])
-            .map(|(source, prefetch)| Served {
-                source,
-                prefetch,
-                permits: Arc::new(Semaphore::new(usize::from(prefetch))),
-                mode: watch::Sender::new(ConsumeMode::All),
-                barred: watch::Sender::new(false),
-            });
-        Intake(Arc::new(Inner { served: served.collect(), held: Arc::new(()) }))
-    }
-
-    /// All sources.
-    pub(super) fn served(&self) -> &[Served] {
-        &self.0.served
-    }
-
-    /// Says how much of a source is taken from now on, in this generation and in the next. Saying the same again
-    /// changes nothing, but for [`ConsumeMode::One`]: that is one more.
-    pub(super) fn consume(&self, source: Source, mode: ConsumeMode) {
-        for served in self.0.served.iter().filter(|served| served.source == source) {
-            served.mode.send_if_modified(|now| {
-                let is_news = *now != mode || mode == ConsumeMode::One;
-                *now = mode;
-                is_news
-            });
-        }
-    }
-
-    /// From now on a source is not consumed with the others, in this generation and in the next.
-    pub(super) fn bar(&self, source: Source) {
-        self.set_barred(source, true);
-    }
-
-    /// From now on it is again.
-    pub(super) fn unbar(&self, source: Source) {
-        self.set_barred(source, false);
-    }
-
-    fn set_barred(&self, source: Source, barred: bool) {
-        for served in self.0.served.iter().filter(|served| served.source == source) {
-            served.barred.send_replace(barred);
-        }
-    }
-
-    /// How many deliveries can be held at once.
-    pub(super) fn held_max(&self) -> usize {
-        self.0.served.iter().map(|served| usize::from(served.prefetch)).sum()
-    }
-
-    /// How many deliveries are held, of whatever generation. A permit of a consumer that waits is not one.
-    pub(super) fn held(&self) -> usize {
-        Arc::strong_count(&self.0.held) - 1
-    }
-
-    /// Waits until every permit has been given back.
-    pub(super) async fn given_back(&self) {
-        for served in &self.0.served {
-            // Semaphores of this intake are never closed.
-            let _ = served.permits.acquire_many(u32::from(served.prefetch)).await;
-        }
-    }
-}
-
-/// What a delivery takes while it is held. Dropped before it was settled, it is a delivery given back.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    /// Whose delivery it is; nobody's once it is settled.
-    unsettled_in: Option<Generation>,
-    _held: Option<Arc<()>>,
-    flow: Arc<watch::Sender<Flow>>,
-    channel: Channel,
-    prefetch: u16,
-    _line: mpsc::Sender<()>,
-    // The last to go: whoever has waited for all permits finds nothing held any more.
-    _permit: OwnedSemaphorePermit,
-}
-
-impl InFlight {
-    fn new(
-        permit: OwnedSemaphorePermit,
-        held: &Weak<()>,
-        line: &ConsumerChannel,
-        generation: Generation,
-    ) -> InFlight {
-        InFlight {
-            unsettled_in: Some(generation),
-            _held: held.upgrade(),
-            flow: Arc::clone(&line.flow),
-            channel: line.channel.clone(),
-            prefetch: line.prefetch,
-            _line: line.unsettled.clone(),
-            _permit: permit,
-        }
-    }
-
-    /// Waits until its ack may go out, which it then does.
-    pub(super) async fn may_be_acked(&self) {
-        let mut flow = self.flow.subscribe();
-        loop {
-            let mut is_let_out = false;
-            self.flow.send_if_modified(|flow| {
-                is_let_out = flow.acks == Acks::Flow;
-                if is_let_out {
-                    flow.unacked -= 1;
-                }
-                false
-            });
-            // The sender lives in `self`.
-            if is_let_out || flow.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// The ack is sent.
-    pub(super) fn settled(&mut self) {
-        self.unsettled_in = None;
-    }
-
-    /// Waits until the broker has what was sent before: it takes what comes through one channel in order, and so any
-    /// question will do. This one changes nothing.
-    pub(super) async fn has_arrived(&self) -> lapin::Result<()> {
-        self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if let Some(generation) = &self.unsettled_in {
-            generation.note_given_back();
-        }
-    }
-}
-
 /// A source in one generation: it is consumed while all of it is taken, and asked for one letter where one is.
 #[derive(Clone)]
 pub(super) struct Consumer {
@@ -266,32 +74,6 @@ pub(super) struct Consumer {
     /// `None`: it is consumed alone, which is what others are barred for.
     barred: Option<watch::Receiver<bool>>,
     step: Duration,
-}
-
-/// Whether acks go out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acks {
-    Flow,
-    /// For a moment: each of them would bring the next delivery.
-    Wait,
-}
-
-/// A channel that deliveries come through. It is one consumer's alone, so that its prefetch is, too.
-pub(super) struct ConsumerChannel {
-    channel: Channel,
-    prefetch: u16,
-    /// Every delivery that is not settled holds a copy. Nothing is ever sent.
-    unsettled: mpsc::Sender<()>,
-    all_settled: mpsc::Receiver<()>,
-    flow: Arc<watch::Sender<Flow>>,
-}
-
-/// What goes through a line.
-#[derive(Debug, Clone, Copy)]
-struct Flow {
-    acks: Acks,
-    /// How many deliveries have come whose ack has not been let out.
-    unacked: u16,
 }
 
 /// Where deliveries go, and what ends with them.
@@ -318,7 +100,7 @@ impl Consumer {
             source: served.source,
             prefetch: served.prefetch,
             permits: Arc::clone(&served.permits),
-            held: Arc::downgrade(&intake.0.held),
+            held: intake.held_by_deliveries(),
             mode: served.mode.subscribe(),
             barred: Some(served.barred.subscribe()),
             step,
@@ -344,7 +126,7 @@ impl Consumer {
         match self.mode() {
             ConsumeMode::All => {
                 let line = self.open().await?;
-                let setting = line.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
+                let setting = line.channel().basic_qos(self.prefetch, BasicQosOptions { global: false });
                 within(format!("set the prefetch for queue `{}`", self.queue), self.step, setting).await?;
                 Ok(Some(line))
             }
@@ -366,7 +148,7 @@ impl Consumer {
     pub(super) async fn consume(&self, line: &ConsumerChannel) -> Result<lapin::Consumer, Error> {
         let name = short(&self.queue)?;
         let options = BasicConsumeOptions::default();
-        let consuming = line.channel.basic_consume(name.clone(), name, options, FieldTable::default());
+        let consuming = line.channel().basic_consume(name.clone(), name, options, FieldTable::default());
         within(format!("consume from queue `{}`", self.queue), self.step, consuming).await
     }
 
@@ -479,7 +261,7 @@ impl Consumer {
         };
         let cancelled = async {
             sink.generation.while_it_lasts(cancelling).await;
-            line.flow.send_modify(|flow| flow.acks = Acks::Flow);
+            line.let_acks_flow();
         };
         let ((), beyond) = tokio::join!(cancelled, pump);
         beyond
@@ -509,7 +291,7 @@ impl Consumer {
             return Ok(None);
         }
         let line = self.open().await?;
-        let asking = line.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+        let asking = line.channel().basic_get(short(&self.queue)?, BasicGetOptions::default());
         let asked = within(format!("take one letter from queue `{}`", self.queue), self.step, asking).await?;
         if let Some(message) = asked {
             let delivery = self.delivery(message.delivery, &line, permit, &sink.generation);
@@ -544,7 +326,7 @@ impl Consumer {
     async fn ask_the_queue(&self, line: &ConsumerChannel, sink: &DeliverySink) -> Result<(), Error> {
         // Semaphores of the intake are never closed.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Ok(()) };
-        let asking = line.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+        let asking = line.channel().basic_get(short(&self.queue)?, BasicGetOptions::default());
         let asked =
             within(format!("ask queue `{}` for its last word", self.queue), self.step, asking).await?;
         if let Some(message) = asked {
@@ -559,14 +341,12 @@ impl Consumer {
         let opening = self.connection.create_channel();
         let channel =
             within(format!("open a channel for queue `{}`", self.queue), self.step, opening).await?;
-        let (unsettled, all_settled) = mpsc::channel(1);
-        let flow = Arc::new(watch::Sender::new(Flow { acks: Acks::Flow, unacked: 0 }));
-        Ok(ConsumerChannel { channel, prefetch: self.prefetch, unsettled, all_settled, flow })
+        Ok(ConsumerChannel::new(channel, self.prefetch))
     }
 
     /// Tells the broker to send nothing more. What it has sent already still arrives.
     async fn cancel(&self, line: &ConsumerChannel) -> Result<(), Error> {
-        let canceling = line.channel.basic_cancel(short(&self.queue)?, Default::default());
+        let canceling = line.channel().basic_cancel(short(&self.queue)?, Default::default());
         within(format!("cancel the consumer of queue `{}`", self.queue), self.step, canceling).await
     }
 
@@ -627,7 +407,6 @@ impl Consumer {
         generation: &Generation,
     ) -> Delivery {
         let (letter, acker) = letter(self.source, delivery);
-        line.flow.send_modify(|flow| flow.unacked += 1);
         let hold = InFlight::new(permit, &self.held, line, generation.clone());
         let unsettled = Unsettled::new(acker, generation.clone(), self.step, hold);
         Delivery { letter, unsettled, purpose: Purpose::Handle }
@@ -647,73 +426,6 @@ async fn changed(barred: &mut Option<watch::Receiver<bool>>) {
         // Who says it outlives every generation.
         Some(barred) => drop(barred.changed().await),
         None => std::future::pending().await,
-    }
-}
-
-impl ConsumerChannel {
-    /// Holds back acks until nothing of its queue is on its way any more: until as much has come as the prefetch allows, or
-    /// nothing is left in the queue. A quorum queue that has sent a delivery when its consumer is cancelled sets it aside
-    /// until the channel closes, and then it says `redelivered`, although nobody has seen it.
-    ///
-    /// Silence would prove nothing: a broker that writes to its disk can be silent for a second.
-    ///
-    /// The depth is asked for by a channel of its own, which a broker closes if the right to look is missing.
-    async fn calm(&self, connection: &Arc<Connection>, queue: &str, step: Duration) {
-        self.flow.send_modify(|flow| flow.acks = Acks::Wait);
-        let mut flow = self.flow.subscribe();
-        let calming = async {
-            loop {
-                if flow.borrow_and_update().unacked >= self.prefetch {
-                    return;
-                }
-                let is_empty = depth_of(connection, queue, step).await.is_ok_and(|ready| ready == 0);
-                // What the queue had handed to the broker's channel by then comes before the next answer of that.
-                if is_empty
-                    && self.has_answered(step).await
-                    && !flow.has_changed().is_ok_and(|changed| changed)
-                {
-                    return;
-                }
-                let _ = timeout(CALM_LOOKED_FOR_EVERY, flow.changed()).await;
-            }
-        };
-        let _ = timeout(ACK_HELD_MAX, calming).await;
-    }
-
-    /// Asks the broker something that changes nothing. Says whether it has answered.
-    async fn has_answered(&self, step: Duration) -> bool {
-        let asking = self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
-        timeout(step, asking).await.is_ok_and(|answered| answered.is_ok())
-    }
-
-    /// Waits until every delivery that came through it is settled.
-    async fn until_settled(&mut self) {
-        let (unsettled, all_settled) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.unsettled, unsettled));
-        let _ = std::mem::replace(&mut self.all_settled, all_settled).recv().await;
-    }
-
-    /// Closes the channel. Only then does the broker hand on what it may have set aside for a consumer that is cancelled
-    /// now; such a letter says `redelivered`, although nobody has seen it.
-    async fn close(self, step: Duration) {
-        // If it cannot be closed, its connection is broken, and who watches that tells it.
-        let _ = within("close a channel", step, self.channel.close(200, "done".into())).await;
-    }
-}
-
-/// A channel that does not do what it must ends the generation.
-impl From<Error> for Ended {
-    fn from(error: Error) -> Ended {
-        match error {
-            Error::Failed { source, .. } => {
-                Ended::ConnectionLost { role: Role::Consume, source: Some(source) }
-            }
-            Error::Tls { .. }
-            | Error::LoginRefused { .. }
-            | Error::Late { .. }
-            | Error::Unfit { .. }
-            | Error::NameTooLong { .. } => Ended::ConnectionLost { role: Role::Consume, source: None },
-        }
     }
 }
 
@@ -833,25 +545,5 @@ mod tests {
         ] {
             assert_eq!(read(value.clone()), None, "{value:?}");
         }
-    }
-
-    #[test]
-    fn every_lane_has_its_returns_beside_it_with_a_quarter_of_its_permits() {
-        let intake = Intake::new(&BTreeMap::from([(Kind::AsyncCancel, 100), (Kind::BatchCancel, 2)]));
-        let served: Vec<(Source, u16)> =
-            intake.served().iter().map(|served| (served.source, served.prefetch)).collect();
-        assert_eq!(
-            served,
-            [
-                (Source::Lane(Kind::AsyncCancel), 100),
-                (Source::Returns(Kind::AsyncCancel), 25),
-                (Source::Lane(Kind::BatchCancel), 2),
-                (Source::Returns(Kind::BatchCancel), 1),
-                (Source::Rescue, 1),
-                (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
-                (Source::Isolation, 1),
-            ]
-        );
-        assert_eq!(intake.held(), 0);
     }
 }

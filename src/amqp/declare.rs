@@ -11,11 +11,11 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection};
 use uuid::Uuid;
 
-use super::connect::{Broker, Error, short, within};
+use super::connect::Broker;
+use super::error::Error;
 use super::generation::Role;
+use super::step::{short, within};
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
-
-pub use super::preflight::apply;
 
 /// AMQP's number for a declaration that the broker cannot take as it is.
 const DIFFERS: u16 = 406;

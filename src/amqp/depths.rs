@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::connect::{Error, within};
 use super::connection::Connection;
 use super::declare::{self, Depth};
+use super::error::Error;
+use super::step::within;
 use crate::telemetry::events;
 
 /// How often the depths of the queues that are watched are read.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -118,6 +118,17 @@ impl Generation {
     /// What to tell somebody whose work it interrupted.
     pub(super) fn interrupted(&self) -> Interrupted {
         Interrupted { generation: self.number(), why: self.why().unwrap_or(Ended::Closed) }
+    }
+}
+
+/// Numbers the generations of a process, whoever builds them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    /// The next one: the first is 1.
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

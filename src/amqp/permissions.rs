@@ -6,9 +6,11 @@ use lapin::Connection;
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Channel};
 
-use super::connect::{Broker, Error, short, within};
+use super::connect::Broker;
 use super::declare::{depth, look_at_exchange, may_bind};
-use super::preflight::{BrokerObject, Finding, Target};
+use super::error::Error;
+use super::finding::{BrokerObject, Finding, Target};
+use super::step::{short, within};
 use super::topology::{Binding, Destination, Exchange, Topology};
 use crate::config::Declare;
 

@@ -10,14 +10,15 @@ use lapin::{BasicProperties, ErrorKind};
 use tokio::task::JoinSet;
 
 use super::confirms::{Confirms, Outgoing, Unconfirmed};
-use super::connect::{Broker, Error, Timeouts, within};
+use super::connect::{Broker, Timeouts};
 use super::connection::Connection;
+use super::error::Error;
 use super::generation::{ClientError, Ended, Generation, Interrupted, Role};
 use super::permissions::{Obstacle, obstacle};
-use super::session::watch;
 use super::settle::{Announced, Unsettled};
+use super::step::within;
 use super::topology::{Topology, Who};
-use super::watchdog::{Pace, watch_answers};
+use super::watchdog::{Pace, watch, watch_answers};
 use crate::wire::envelope::{HeaderValue, Headers, Message, Messages, Occasion};
 
 /// AMQP's number for *keep it on disk*.

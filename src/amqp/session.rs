@@ -7,22 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use futures_util::{Stream, StreamExt};
-use lapin::{ErrorKind, Event};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Broker, Error, Timeouts, is_access_refused, within};
+use super::connect::{Broker, Timeouts};
 use super::connection::Connection;
-use super::consumer::{Consumer, ConsumerChannel, Delivery, DeliverySink};
+use super::consumer::{Consumer, Delivery, DeliverySink};
+use super::consumer_channel::ConsumerChannel;
 use super::depths::depth_of;
-use super::generation::{ClientError, Ended, Generation, Role};
+use super::error::Error;
+use super::generation::{Ended, Generation, Role};
 use super::publisher::{PublishSession, Publisher};
 use super::settings::Settings;
-use super::watchdog::{Pace, watch_answers};
-use crate::telemetry::events;
+use super::step::within;
+use super::watchdog::{Pace, watch, watch_answers};
 use crate::wire::envelope::{Letter, Source};
 
 /// Which connections a generation consumes by.
@@ -402,63 +401,5 @@ pub struct NotBegun {
 impl Drop for Session {
     fn drop(&mut self) {
         self.generation.end(Ended::Closed);
-    }
-}
-
-/// Watches a connection: its end is the generation's end, and so is an alarm that lasts for `blocked_max`.
-pub(super) async fn watch(
-    role: Role,
-    events: impl Stream<Item = Event> + Send + 'static,
-    blocked_max: Duration,
-    generation: Generation,
-) {
-    let mut events = std::pin::pin!(events);
-    let mut blocked_until = None;
-    let why = loop {
-        let event = tokio::select! {
-            biased;
-            event = events.next() => event,
-            () = deadline(blocked_until) => break Ended::Blocked { after: blocked_max },
-        };
-        match event {
-            Some(Event::ConnectionBlocked(reason)) => {
-                generation.note_blocked();
-                blocked_until.get_or_insert_with(|| Instant::now() + blocked_max);
-                events::broker_blocked(&role.to_string(), &reason);
-            }
-            Some(Event::ConnectionUnblocked) => {
-                generation.note_unblocked();
-                blocked_until = None;
-                events::broker_unblocked(&role.to_string());
-            }
-            Some(Event::Error(error)) if matches!(error.kind(), ErrorKind::MissingHeartbeatError) => {
-                break Ended::Silent { role };
-            }
-            // The library tells a channel's error as one of its connection; who has asked hears it there.
-            Some(Event::Error(error)) if is_refused_look(&error) => {}
-            Some(Event::Error(error)) => {
-                break Ended::ConnectionLost { role, source: Some(ClientError(error)) };
-            }
-            None => break Ended::ConnectionLost { role, source: None },
-            Some(Event::Connected | Event::SendFlow(_)) => {}
-            // The client library's enum, and it grows.
-            Some(_) => {}
-        }
-    };
-    generation.end(why);
-}
-
-/// Whether the broker has refused to declare something, or to look at it: nothing that letters go through needs that right.
-/// RabbitMQ 4.3 asks for it also where a declaration is passive.
-fn is_refused_look(error: &lapin::Error) -> bool {
-    is_access_refused(error)
-        && matches!(error.kind(), ErrorKind::ProtocolError(said)
-            if said.get_message().as_str().contains("configure access to"))
-}
-
-async fn deadline(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::{Broker, SettingsError, Timeouts};
-use super::consumer::{ConsumeMode, Intake};
+use super::connect::{Broker, Timeouts};
+use super::error::SettingsError;
+use super::intake::{ConsumeMode, Intake};
 use super::preflight::{Preflight, Requirements};
 use super::topology::Topology;
 use crate::config::Amqp;

@@ -66,7 +66,7 @@ use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
 use super::confirms::Confirmed;
-use super::consumer::InFlight;
+use super::consumer_channel::InFlight;
 use super::generation::{ClientError, Ended, Generation, Interrupted};
 
 /// A delivery that we hold: the broker waits for its ack, and a permit of its lane is taken.

@@ -2,7 +2,6 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,19 +9,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, 
 use tokio_util::sync::CancellationToken;
 
 use super::alone::{Alone, FromAlone};
-use super::connect::Error;
-use super::consumer::Delivery;
-use super::declare::Depth;
 use super::depths::{DEPTHS_READ_EVERY, depths_of, watch_depth};
-use super::generation::Ended;
+use super::error::Error;
+use super::generation::{Ended, Numbers};
+use super::handler::DeliveryHandler;
 use super::preflight;
-use super::publisher::Publisher;
 use super::session::{Layout, Session};
 use super::settings::Settings;
 use super::suspicion::Suspicion;
 use crate::clock::JitterSource;
 use crate::telemetry::events;
-use crate::wire::envelope::Letter;
 
 /// The longest pause before the next try to connect. Chance chooses below it, so that the workers of a broker that
 /// restarts do not all come at once.
@@ -58,42 +54,6 @@ pub enum Stopped {
         /// How many deliveries were held then. They come again.
         unsettled: usize,
     },
-}
-
-/// What deliveries are handed to. Any function of a delivery and its publisher is one.
-pub trait DeliveryHandler: Send {
-    /// A delivery has come; `publisher` is the one that can announce for it.
-    fn begin(&mut self, delivery: Delivery, publisher: &Publisher);
-
-    /// A letter was delivered, and its generation ended before it was begun. It comes again, said to be redelivered.
-    fn not_begun(&mut self, letter: &Letter);
-
-    /// The queues whose depths it wants to know now and then, by their full names.
-    fn watched(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// The depths of those queues, as far as they could be read.
-    fn looked(&mut self, _depths: Vec<(String, Depth)>) {}
-}
-
-impl<F: FnMut(Delivery, &Publisher) + Send> DeliveryHandler for F {
-    fn begin(&mut self, delivery: Delivery, publisher: &Publisher) {
-        self(delivery, publisher);
-    }
-
-    fn not_begun(&mut self, _letter: &Letter) {}
-}
-
-/// Numbers the generations of a process, whoever builds them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Numbers(Arc<AtomicU64>);
-
-impl Numbers {
-    /// The next one: the first is 1.
-    pub(super) fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
 }
 
 /// Builds one generation after the other until `stop`, and hands every delivery to `handler` together with the

@@ -6,13 +6,16 @@
 
 use std::time::Duration;
 
-use lapin::Channel;
+use futures_util::{Stream, StreamExt};
 use lapin::options::BasicQosOptions;
-use tokio::time::{sleep, timeout};
+use lapin::{Channel, ErrorKind, Event};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::connect::HEARTBEAT_S;
+use super::error::is_access_refused;
 use super::generation::{ClientError, Ended, Generation, Role};
 use super::transport::Held;
+use crate::telemetry::events;
 
 /// How often is asked, and how long an answer may take: together less than two heartbeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,64 @@ pub(super) async fn watch_answers(
         };
         generation.end(why);
         return;
+    }
+}
+
+/// Watches a connection: its end is the generation's end, and so is an alarm that lasts for `blocked_max`.
+pub(super) async fn watch(
+    role: Role,
+    events: impl Stream<Item = Event> + Send + 'static,
+    blocked_max: Duration,
+    generation: Generation,
+) {
+    let mut events = std::pin::pin!(events);
+    let mut blocked_until = None;
+    let why = loop {
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event,
+            () = deadline(blocked_until) => break Ended::Blocked { after: blocked_max },
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                generation.note_blocked();
+                blocked_until.get_or_insert_with(|| Instant::now() + blocked_max);
+                events::broker_blocked(&role.to_string(), &reason);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                generation.note_unblocked();
+                blocked_until = None;
+                events::broker_unblocked(&role.to_string());
+            }
+            Some(Event::Error(error)) if matches!(error.kind(), ErrorKind::MissingHeartbeatError) => {
+                break Ended::Silent { role };
+            }
+            // The library tells a channel's error as one of its connection; who has asked hears it there.
+            Some(Event::Error(error)) if is_refused_look(&error) => {}
+            Some(Event::Error(error)) => {
+                break Ended::ConnectionLost { role, source: Some(ClientError(error)) };
+            }
+            None => break Ended::ConnectionLost { role, source: None },
+            Some(Event::Connected | Event::SendFlow(_)) => {}
+            // The client library's enum, and it grows.
+            Some(_) => {}
+        }
+    };
+    generation.end(why);
+}
+
+/// Whether the broker has refused to declare something, or to look at it: nothing that letters go through needs that right.
+/// RabbitMQ 4.3 asks for it also where a declaration is passive.
+fn is_refused_look(error: &lapin::Error) -> bool {
+    is_access_refused(error)
+        && matches!(error.kind(), ErrorKind::ProtocolError(said)
+            if said.get_message().as_str().contains("configure access to"))
+}
+
+async fn deadline(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,8 +8,7 @@ use super::Failure;
 use super::amqp_args::{AmqpArgs, ManagementArgs, Target, chain};
 use super::output::say;
 use super::terminal::shown;
-use crate::amqp::declare::apply;
-use crate::amqp::preflight::{Report, causes, inspect};
+use crate::amqp::preflight::{Report, apply, causes, inspect};
 use crate::amqp::topology::{Permissions, Who};
 use crate::config::Declare;
 

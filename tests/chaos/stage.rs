@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cancel_worker::amqp::declare::apply;
+use cancel_worker::amqp::preflight::apply;
 use cancel_worker::amqp::{Timeouts, Topology};
 use cancel_worker::config::{self, Config};
 use lapin::message::Delivery;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use cancel_worker::amqp::browse::{Tail, queue_depths};
-use cancel_worker::amqp::declare::{apply, delete_all};
-use cancel_worker::amqp::preflight::{BrokerObject, Finding, Problem, Requirements, inspect};
+use cancel_worker::amqp::declare::delete_all;
+use cancel_worker::amqp::preflight::{BrokerObject, Finding, Problem, Requirements, apply, inspect};
 use cancel_worker::amqp::{
     Broker, ConsumeMode, Delivery, Ended, PublishError, PublishSession, Publisher, Session, Settings,
     Stopped, Timeouts, Topology, run_generations,

@@ -3,8 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use cancel_worker::amqp::declare::apply;
-use cancel_worker::amqp::preflight::{BrokerObject, Finding, Problem, Requirements, inspect};
+use cancel_worker::amqp::preflight::{BrokerObject, Finding, Problem, Requirements, apply, inspect};
 use cancel_worker::amqp::topology::{Permissions, Who};
 use cancel_worker::amqp::{Broker, Timeouts, Topology};
 use cancel_worker::config::{Amqp, AmqpTls, Declare};

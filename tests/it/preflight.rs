@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cancel_worker::amqp::declare::{apply, delete_all};
-use cancel_worker::amqp::preflight::{Finding, Note, Problem, Requirements, Unseen, inspect};
+use cancel_worker::amqp::declare::delete_all;
+use cancel_worker::amqp::preflight::{Finding, Note, Problem, Requirements, Unseen, apply, inspect};
 use cancel_worker::amqp::topology::{Argument, Permissions, QueueKind, Who};
 use cancel_worker::amqp::{Broker, Error, Session, Settings, Timeouts, Topology};
 use cancel_worker::config::{Amqp, AmqpTls, Declare};

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cancel_worker::amqp::declare::{apply, delete_all};
+use cancel_worker::amqp::declare::delete_all;
+use cancel_worker::amqp::preflight::apply;
 use cancel_worker::amqp::{Delivery, Ended, Session, Settings, Stopped, Timeouts};
 use cancel_worker::domain::retry::Tiers;
 use cancel_worker::wire::envelope::{Redelivered, Source};

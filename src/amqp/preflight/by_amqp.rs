@@ -9,12 +9,14 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use lapin::{Channel, Connection};
 
 use super::compare::{NOT_SET, kind_found, object_of};
-use super::finding::{BrokerObject, Finding, Target};
-use crate::amqp::connect::{Broker, Error, Timeouts, within};
+use crate::amqp::connect::{Broker, Timeouts};
 use crate::amqp::declare::{
     bind, declare_exchange, declare_queue, depth, look_at_exchange, may_bind, may_declare_exchange,
     may_declare_queue,
 };
+use crate::amqp::error::Error;
+use crate::amqp::finding::{BrokerObject, Finding, Target};
+use crate::amqp::step::within;
 use crate::amqp::topology::{Binding, Exchange, Publishers, Queue, Topology};
 
 /// AMQP's numbers for what can be wrong with a declaration.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::finding::{BrokerObject, Finding, PolicyName, QueueKindFound, Target};
+use crate::amqp::finding::{BrokerObject, Finding, PolicyName, QueueKindFound, Target};
 use crate::amqp::topology::{
     Argument, Binding, Destination, Exchange, Publishers, Queue, QueueKind, Topology,
 };

@@ -11,9 +11,7 @@
 //! the generation: what is in hand is finished, nothing more is taken, and all is looked at again.
 
 mod by_amqp;
-mod cause;
 mod compare;
-mod finding;
 #[cfg(test)]
 mod tests;
 
@@ -25,13 +23,16 @@ use lapin::Connection;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use cause::{Cause, causes};
-pub use finding::{BrokerObject, Finding, Note, PolicyName, Problem, Report, Unseen};
+pub use super::cause::{Cause, causes};
+pub use super::finding::{BrokerObject, Finding, Note, PolicyName, Problem, Report, Unseen};
 
-use super::connect::{Broker, Error, within};
+use super::connect::Broker;
 use super::declare::{Depth, all_are_there, declare, depth_and_consumers};
+use super::error::Error;
+use super::finding::Target;
 use super::generation::Role;
 use super::permissions;
+use super::step::within;
 use super::topology::{Topology, Who};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
@@ -40,7 +41,6 @@ use crate::telemetry::events;
 use crate::wire::envelope::Source;
 use by_amqp::{Doing, Looked};
 use compare::{Expected, Policies};
-pub(super) use finding::Target;
 
 /// How long the management API may take for all of its lists.
 const MANAGEMENT_MAX: Duration = Duration::from_secs(10);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::compare::{Expected, Policies};
-use super::finding::Target;
 use super::*;
+use crate::amqp::finding::Target;
 use crate::domain::retry::Tier;
 use crate::management::{BindingRow, ExchangeRow, FlagRow, PolicyRow, QueuePolicies, QueueRow};
 

@@ -15,7 +15,7 @@ use super::judge::{self, Afterwards, Heard, Report};
 use super::scenes::{Scene, scenes};
 use super::{say, table};
 use crate::amqp::browse::{Tail, queue_depths, scan};
-use crate::amqp::declare::apply;
+use crate::amqp::preflight::apply;
 use crate::amqp::{Error, PublishSession, Settings, Stopped};
 use crate::clock::Clock;
 use crate::domain::outcome::StatusName;

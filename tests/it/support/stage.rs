@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use cancel_worker::amqp::declare::apply;
+use cancel_worker::amqp::preflight::apply;
 use cancel_worker::amqp::{PublishSession, Settings, Stopped, Timeouts, Topology};
 use cancel_worker::clock::{Clock, JitterSource};
 use cancel_worker::config::{self, Config};

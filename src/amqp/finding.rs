@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::amqp::shell::{quoted, word};
-use crate::amqp::topology::{Permissions, QueueKind};
+use super::shell::{quoted, word};
+use super::topology::{Permissions, QueueKind};
 use crate::management::Management;
 
 /// Something at the broker that is not as it must be. While there is one, no letter is taken.
@@ -300,7 +300,7 @@ const APPLY: &str = "`cancel-worker topology apply`";
 
 /// Where a command that fixes has to do it.
 #[derive(Debug, Clone)]
-pub(in crate::amqp) struct Target {
+pub(super) struct Target {
     /// The virtual host.
     pub(super) vhost: String,
     /// The management API, as people may see it.
@@ -378,7 +378,7 @@ impl Target {
     }
 
     /// We may not do what a worker does. The broker's own words would name our user, so they are not kept.
-    pub(in crate::amqp) fn not_permitted(&self, object: BrokerObject, doing: &'static str) -> Finding {
+    pub(super) fn not_permitted(&self, object: BrokerObject, doing: &'static str) -> Finding {
         let Permissions { configure, write, read } = &self.permissions;
         let fix = format!(
             "`rabbitmqctl set_permissions -p {} USER {} {} {}`, which is the least that `cancel-worker topology print` \

@@ -136,8 +136,8 @@ fn names(objects: &[&BrokerObject]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::{PolicyName, QueueKindFound, Target};
     use super::*;
+    use crate::amqp::finding::{PolicyName, QueueKindFound, Target};
     use crate::amqp::topology::Permissions;
 
     fn place() -> Target {
