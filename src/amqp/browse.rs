@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::connect::Broker;
 use super::connection::Connection;
-use super::consumer;
 use super::declare;
 use super::error::Error;
 use super::generation::{ClientError, Role};
-use super::step::{short, within};
+use super::headers::headers;
+use super::step::{short, with_channel, within};
 use super::topology::{QueueKind, Topology};
 use crate::wire::envelope::Headers;
 
@@ -32,14 +32,13 @@ const TAIL_PREFETCH: u16 = 100;
 pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, Error> {
     let (connection, _) = broker.connect(Role::Consume, 0).await?;
     let step = broker.timeouts.step;
-    let depths = async {
-        let channel = within("open a channel", step, connection.create_channel()).await?;
+    let depths = with_channel(&connection, step, async |channel| {
         let mut depths = Vec::with_capacity(queues.len());
         for queue in queues {
             depths.push(declare::depth(&channel, queue, step).await?);
         }
         Ok(depths)
-    }
+    })
     .await;
     broker.close(&connection).await;
     depths
@@ -53,8 +52,7 @@ pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, 
 pub async fn scan(broker: &Broker, queue: &str, messages_max: usize) -> Result<Vec<Passing>, Error> {
     let (connection, _) = broker.connect(Role::Consume, 0).await?;
     let step = broker.timeouts.step;
-    let found = async {
-        let channel = within("open a channel", step, connection.create_channel()).await?;
+    let found = with_channel(&connection, step, async |channel| {
         let name = short(queue)?;
         let mut found = Vec::new();
         while found.len() < messages_max {
@@ -65,7 +63,7 @@ pub async fn scan(broker: &Broker, queue: &str, messages_max: usize) -> Result<V
             found.push(passing(message.delivery));
         }
         Ok(found)
-    }
+    })
     .await;
     // What is not acked goes back.
     broker.close(&connection).await;
@@ -181,7 +179,7 @@ fn passing(delivery: lapin::message::Delivery) -> Passing {
     Passing {
         routing_key: delivery.routing_key.to_string(),
         message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
-        headers: delivery.properties.headers().as_ref().map(consumer::headers).unwrap_or_default(),
+        headers: delivery.properties.headers().as_ref().map(headers).unwrap_or_default(),
         body: Bytes::from(delivery.data),
     }
 }

@@ -4,14 +4,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::BasicQosOptions;
+use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::types::FieldTable;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::depths::depth_of;
+use super::error::Error;
 use super::generation::Generation;
-use super::step::within;
+use super::step::{short, within};
 
 /// How often a queue is looked at until nothing of it is on its way any more.
 const CALM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
@@ -29,8 +31,11 @@ enum Acks {
 
 /// A channel that deliveries come through. It is one consumer's alone, so that its prefetch is, too.
 pub(super) struct ConsumerChannel {
+    connection: Arc<Connection>,
     channel: Channel,
+    queue: String,
     prefetch: u16,
+    step: Duration,
     /// Every delivery that is not settled holds a copy. Nothing is ever sent.
     unsettled: mpsc::Sender<()>,
     all_settled: mpsc::Receiver<()>,
@@ -46,16 +51,45 @@ struct Flow {
 }
 
 impl ConsumerChannel {
-    /// Nothing is consumed yet.
-    pub(super) fn new(channel: Channel, prefetch: u16) -> ConsumerChannel {
+    /// Opens it. Nothing is consumed yet.
+    pub(super) async fn open(
+        connection: &Arc<Connection>,
+        queue: &str,
+        prefetch: u16,
+        step: Duration,
+    ) -> Result<ConsumerChannel, Error> {
+        let opening = connection.create_channel();
+        let channel = within(format!("open a channel for queue `{queue}`"), step, opening).await?;
         let (unsettled, all_settled) = mpsc::channel(1);
         let flow = Arc::new(watch::Sender::new(Flow { acks: Acks::Flow, unacked: 0 }));
-        ConsumerChannel { channel, prefetch, unsettled, all_settled, flow }
+        let (connection, queue) = (Arc::clone(connection), queue.to_owned());
+        Ok(ConsumerChannel { connection, channel, queue, prefetch, step, unsettled, all_settled, flow })
     }
 
-    /// The channel itself.
-    pub(super) fn channel(&self) -> &Channel {
-        &self.channel
+    /// Tells the broker how many deliveries it may send without an ack.
+    pub(super) async fn set_prefetch(&self) -> Result<(), Error> {
+        let setting = self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
+        within(format!("set the prefetch for queue `{}`", self.queue), self.step, setting).await
+    }
+
+    /// Begins to consume. The tag is the queue's name: it is alone on its channel.
+    pub(super) async fn consume(&self) -> Result<lapin::Consumer, Error> {
+        let name = short(&self.queue)?;
+        let options = BasicConsumeOptions::default();
+        let consuming = self.channel.basic_consume(name.clone(), name, options, FieldTable::default());
+        within(format!("consume from queue `{}`", self.queue), self.step, consuming).await
+    }
+
+    /// Tells the broker to send nothing more. What it has sent already still arrives.
+    pub(super) async fn cancel(&self) -> Result<(), Error> {
+        let cancelling = self.channel.basic_cancel(short(&self.queue)?, Default::default());
+        within(format!("cancel the consumer of queue `{}`", self.queue), self.step, cancelling).await
+    }
+
+    /// Asks for one letter, without consuming; `step` says what for.
+    pub(super) async fn get(&self, step: String) -> Result<Option<lapin::message::Delivery>, Error> {
+        let asking = self.channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+        Ok(within(step, self.step, asking).await?.map(|message| message.delivery))
     }
 
     /// Lets the acks out that [`calm`](ConsumerChannel::calm) has held back.
@@ -70,7 +104,7 @@ impl ConsumerChannel {
     /// Silence would prove nothing: a broker that writes to its disk can be silent for a second.
     ///
     /// The depth is asked for by a channel of its own, which a broker closes if the right to look is missing.
-    pub(super) async fn calm(&self, connection: &Arc<Connection>, queue: &str, step: Duration) {
+    pub(super) async fn calm(&self) {
         self.flow.send_modify(|flow| flow.acks = Acks::Wait);
         let mut flow = self.flow.subscribe();
         let calming = async {
@@ -78,12 +112,10 @@ impl ConsumerChannel {
                 if flow.borrow_and_update().unacked >= self.prefetch {
                     return;
                 }
-                let is_empty = depth_of(connection, queue, step).await.is_ok_and(|ready| ready == 0);
+                let is_empty =
+                    depth_of(&self.connection, &self.queue, self.step).await.is_ok_and(|ready| ready == 0);
                 // What the queue had handed to the broker's channel by then comes before the next answer of that.
-                if is_empty
-                    && self.has_answered(step).await
-                    && !flow.has_changed().is_ok_and(|changed| changed)
-                {
+                if is_empty && self.has_answered().await && !flow.has_changed().is_ok_and(|changed| changed) {
                     return;
                 }
                 let _ = timeout(CALM_LOOKED_FOR_EVERY, flow.changed()).await;
@@ -93,9 +125,9 @@ impl ConsumerChannel {
     }
 
     /// Asks the broker something that changes nothing. Says whether it has answered.
-    pub(super) async fn has_answered(&self, step: Duration) -> bool {
+    pub(super) async fn has_answered(&self) -> bool {
         let asking = self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
-        timeout(step, asking).await.is_ok_and(|answered| answered.is_ok())
+        timeout(self.step, asking).await.is_ok_and(|answered| answered.is_ok())
     }
 
     /// Waits until every delivery that came through it is settled.
@@ -107,9 +139,9 @@ impl ConsumerChannel {
 
     /// Closes the channel. Only then does the broker hand on what it may have set aside for a consumer that is cancelled
     /// now; such a letter says `redelivered`, although nobody has seen it.
-    pub(super) async fn close(self, step: Duration) {
+    pub(super) async fn close(self) {
         // If it cannot be closed, its connection is broken, and who watches that tells it.
-        let _ = within("close a channel", step, self.channel.close(200, "done".into())).await;
+        let _ = within("close a channel", self.step, self.channel.close(200, "done".into())).await;
     }
 }
 

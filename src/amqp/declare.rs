@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::connect::Broker;
 use super::error::Error;
 use super::generation::Role;
-use super::step::{short, within};
+use super::step::{short, with_channel, within};
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
 
 /// AMQP's number for a declaration that the broker cannot take as it is.
@@ -47,12 +47,10 @@ pub async fn delete_all(broker: &Broker, topology: &Topology) -> Result<(), Erro
 /// What the broker says. That it is not there is no error.
 pub async fn delete_queue(broker: &Broker, queue: &str) -> Result<(), Error> {
     let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let deleted = async {
-        let step = broker.timeouts.step;
-        let channel = within("open a channel", step, connection.create_channel()).await?;
+    let deleted = with_channel(&connection, broker.timeouts.step, async |channel| {
         let deleting = channel.queue_delete(short(queue)?, QueueDeleteOptions::default());
         within(format!("delete queue `{queue}`"), broker.timeouts.declare, deleting).await
-    }
+    })
     .await;
     broker.close(&connection).await;
     deleted.map(|_| ())
@@ -105,18 +103,20 @@ pub(super) async fn all_are_there(
 
 async fn delete(broker: &Broker, connection: &Connection, topology: &Topology) -> Result<(), Error> {
     let step = broker.timeouts.step;
-    let channel = within("open a channel", step, connection.create_channel()).await?;
-    try_join_all(topology.queues().iter().map(|queue| async {
-        let deleting = channel.queue_delete(short(&queue.name)?, QueueDeleteOptions::default());
-        within(format!("delete queue `{}`", queue.name), broker.timeouts.declare, deleting).await
-    }))
-    .await?;
-    try_join_all(topology.exchanges().iter().map(|exchange| async {
-        let deleting = channel.exchange_delete(short(&exchange.name)?, ExchangeDeleteOptions::default());
-        within(format!("delete exchange `{}`", exchange.name), step, deleting).await
-    }))
-    .await?;
-    Ok(())
+    with_channel(connection, step, async |channel| {
+        try_join_all(topology.queues().iter().map(async |queue| {
+            let deleting = channel.queue_delete(short(&queue.name)?, QueueDeleteOptions::default());
+            within(format!("delete queue `{}`", queue.name), broker.timeouts.declare, deleting).await
+        }))
+        .await?;
+        try_join_all(topology.exchanges().iter().map(async |exchange| {
+            let deleting = channel.exchange_delete(short(&exchange.name)?, ExchangeDeleteOptions::default());
+            within(format!("delete exchange `{}`", exchange.name), step, deleting).await
+        }))
+        .await
+    })
+    .await
+    .map(|_| ())
 }
 
 /// How many messages are ready in a queue. Asks for no permission, and changes nothing.

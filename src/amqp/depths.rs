@@ -4,66 +4,81 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use lapin::Connection;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::connection::Connection;
+use super::connection;
 use super::declare::{self, Depth};
 use super::error::Error;
-use super::step::within;
+use super::step::with_channel;
 use crate::telemetry::events;
 
 /// How often the depths of the queues that are watched are read.
-pub(super) const DEPTHS_READ_EVERY: Duration = Duration::from_secs(10);
+const DEPTHS_READ_EVERY: Duration = Duration::from_secs(10);
 
-/// Reads the depth of the queue where nothing should lie, again and again.
-pub(super) async fn watch_depth(connection: Arc<Connection>, queue: String, step: Duration) {
-    let mut look = interval_at(Instant::now(), DEPTHS_READ_EVERY);
+/// Reads depths again and again: of the queue where nothing should lie, which it tells; and of those that are watched, from
+/// the second time on, for as long as somebody takes what was read.
+pub(super) async fn poll_depths(
+    connection: Arc<connection::Connection>,
+    unrouted: String,
+    watched: Vec<String>,
+    step: Duration,
+    out: mpsc::Sender<Vec<(String, Depth)>>,
+) {
+    let mut look = interval(DEPTHS_READ_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut depth_before = 0;
+    look.tick().await;
+    let mut before = look_at_unrouted(&connection, &unrouted, step, 0).await;
     loop {
         look.tick().await;
-        match depth_of(&connection, &queue, step).await {
-            Ok(depth) => {
-                if depth > 0 {
-                    events::unrouted(&queue, depth);
-                } else if depth_before > 0 {
-                    events::unrouted_cleared(&queue);
-                }
-                depth_before = depth;
+        let reading = async {
+            if !watched.is_empty() && !out.is_closed() {
+                let _ = out.send(depths_of(&connection, &watched, step).await).await;
             }
-            Err(error) => events::depth_unknown(&queue, &error),
-        }
+        };
+        (before, ()) = tokio::join!(look_at_unrouted(&connection, &unrouted, step, before), reading);
     }
 }
 
+/// Tells how many messages lie where nothing should, and when there are none any more. `before`: how many there were.
+async fn look_at_unrouted(connection: &Connection, queue: &str, step: Duration, before: u32) -> u32 {
+    let depth = match depth_of(connection, queue, step).await {
+        Ok(depth) => depth,
+        Err(error) => {
+            events::depth_unknown(queue, &error);
+            return before;
+        }
+    };
+    if depth > 0 {
+        events::unrouted(queue, depth);
+    } else if before > 0 {
+        events::unrouted_cleared(queue);
+    }
+    depth
+}
+
+/// How many messages are ready in a queue. The channel is its own: it ends if the queue is not there.
 pub(super) async fn depth_of(connection: &Connection, queue: &str, step: Duration) -> Result<u32, Error> {
-    // A channel of its own: it ends if the queue is not there.
-    let opening = connection.create_channel();
-    let channel = within("open a channel", step, opening).await?;
-    let depth = declare::depth(&channel, queue, step).await?;
-    let _ = within("close a channel", step, channel.close(200, "done".into())).await;
-    Ok(depth)
+    with_channel(connection, step, async |channel| declare::depth(&channel, queue, step).await).await
 }
 
 /// The depths of these queues, by their full names. One that cannot be read is left out, and told.
-pub(super) async fn depths_of(
-    connection: &Connection,
-    queues: &[String],
-    step: Duration,
-) -> Vec<(String, Depth)> {
-    let channel = match within("open a channel", step, connection.create_channel()).await {
-        Ok(channel) => channel,
+async fn depths_of(connection: &Connection, queues: &[String], step: Duration) -> Vec<(String, Depth)> {
+    let looked = with_channel(connection, step, async |channel| {
+        let looking = queues.iter().map(|queue| declare::depth_and_consumers(&channel, queue, step));
+        Ok(join_all(looking).await)
+    });
+    let looked = match looked.await {
+        Ok(looked) => looked,
         Err(error) => {
             events::depth_unknown("all", &error);
             return Vec::new();
         }
     };
-    let looking = queues.iter().map(|queue| declare::depth_and_consumers(&channel, queue, step));
-    let looked = queues.iter().zip(join_all(looking).await);
-    let _ = within("close a channel", step, channel.close(200, "done".into())).await;
     let mut depths = Vec::new();
     let mut unknown = None;
-    for (queue, depth) in looked {
+    for (queue, depth) in queues.iter().zip(looked) {
         match depth {
             Ok(depth) => depths.push((queue.clone(), depth)),
             // One that is not there ends the channel for all that come after it.

@@ -13,7 +13,7 @@ pub trait DeliveryHandler: Send {
     /// A letter was delivered, and its generation ended before it was begun. It comes again, said to be redelivered.
     fn not_begun(&mut self, letter: &Letter);
 
-    /// The queues whose depths it wants to know now and then, by their full names.
+    /// The queues whose depths it wants to know now and then, by their full names. Asked for in each generation.
     fn watched(&self) -> Vec<String> {
         Vec::new()
     }

@@ -2,15 +2,15 @@
 //! rolled back goes nowhere, and from a queue that is empty nothing is taken.
 
 use futures_util::{FutureExt, StreamExt, stream};
-use lapin::Connection;
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Connection};
 
 use super::connect::Broker;
-use super::declare::{depth, look_at_exchange, may_bind};
+use super::declare::{look_at_exchange, may_bind};
+use super::depths::depth_of;
 use super::error::Error;
 use super::finding::{BrokerObject, Finding, Target};
-use super::step::{short, within};
+use super::step::{short, with_channel, within};
 use super::topology::{Binding, Destination, Exchange, Topology};
 use crate::config::Declare;
 
@@ -127,12 +127,10 @@ async fn write_to_missing(
     exchange: &Exchange,
 ) -> Result<(), Error> {
     let step = broker.timeouts.step;
-    let channel = within("open a channel", step, connection.create_channel()).await?;
     let name = exchange.name.clone();
     let itself =
         Binding { source: name.clone(), destination: Destination::Exchange(name), key: String::new() };
-    may_bind(&channel, &itself, step).await?;
-    done_with(broker, &channel).await
+    with_channel(connection, step, async |channel| may_bind(&channel, &itself, step).await).await
 }
 
 async fn publish_nothing(
@@ -142,41 +140,39 @@ async fn publish_nothing(
     routing_key: &str,
 ) -> Result<(), Error> {
     let step = broker.timeouts.step;
-    let channel = within("open a channel", step, connection.create_channel()).await?;
-    look_at_exchange(&channel, exchange, step).await?;
-    within("begin a transaction", step, channel.tx_select()).await?;
-    let publishing = channel.basic_publish(
-        short(exchange)?,
-        short(routing_key)?,
-        BasicPublishOptions::default(),
-        b"",
-        BasicProperties::default(),
-    );
-    within(format!("publish to exchange `{exchange}`"), step, publishing).await?;
-    within(format!("publish to exchange `{exchange}`"), step, channel.tx_rollback()).await?;
-    done_with(broker, &channel).await
+    with_channel(connection, step, async |channel| {
+        look_at_exchange(&channel, exchange, step).await?;
+        within("begin a transaction", step, channel.tx_select()).await?;
+        let publishing = channel.basic_publish(
+            short(exchange)?,
+            short(routing_key)?,
+            BasicPublishOptions::default(),
+            b"",
+            BasicProperties::default(),
+        );
+        within(format!("publish to exchange `{exchange}`"), step, publishing).await?;
+        within(format!("publish to exchange `{exchange}`"), step, channel.tx_rollback()).await
+    })
+    .await
 }
 
 async fn get_nothing(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
-    let step = broker.timeouts.step;
-    let channel = within("open a channel", step, connection.create_channel()).await?;
-    let is_empty = depth(&channel, queue, step).await? == 0;
-    done_with(broker, &channel).await?;
-    if is_empty { get(broker, connection, queue).await } else { Ok(()) }
+    match depth_of(connection, queue, broker.timeouts.step).await? {
+        0 => get(broker, connection, queue).await,
+        _ => Ok(()),
+    }
 }
 
 async fn get(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
     let step = broker.timeouts.step;
-    let channel = within("open a channel", step, connection.create_channel()).await?;
-    let getting = channel.basic_get(short(queue)?, BasicGetOptions::default());
-    if let Some(letter) = within(format!("look into queue `{queue}`"), step, getting).await? {
-        // It came between the two questions.
-        let back = letter.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
-        within("give a letter back", step, back).await?;
-    }
-    done_with(broker, &channel).await
-}
-
-async fn done_with(broker: &Broker, channel: &Channel) -> Result<(), Error> {
-    within("close a channel", broker.timeouts.step, channel.close(200, short("done")?)).await
+    with_channel(connection, step, async |channel| {
+        let getting = channel.basic_get(short(queue)?, BasicGetOptions::default());
+        if let Some(letter) = within(format!("look into queue `{queue}`"), step, getting).await? {
+            // It came between the two questions.
+            let back = letter.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() });
+            within("give a letter back", step, back).await?;
+        }
+        Ok(())
+    })
+    .await
 }

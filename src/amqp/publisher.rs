@@ -1,25 +1,25 @@
 //! Messages out: persistent, mandatory, confirmed. What is refused is parked where the caller
 //! knows how; what cannot be parked interrupts the generation.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, ErrorKind};
 use tokio::task::JoinSet;
 
 use super::confirms::{Confirms, Outgoing, Unconfirmed};
-use super::connect::{Broker, Timeouts};
+use super::connect::Broker;
 use super::connection::Connection;
 use super::error::Error;
 use super::generation::{ClientError, Ended, Generation, Interrupted, Role};
+use super::headers::field_table;
 use super::permissions::{Obstacle, obstacle};
 use super::settle::{Announced, Unsettled};
 use super::step::within;
 use super::topology::{Topology, Who};
-use super::watchdog::{Pace, watch, watch_answers};
-use crate::wire::envelope::{HeaderValue, Headers, Message, Messages, Occasion};
+use super::watchdog::guard;
+use crate::wire::envelope::{Message, Messages, Occasion};
 
 /// AMQP's number for *keep it on disk*.
 const PERSISTENT: u8 = 2;
@@ -203,23 +203,6 @@ const OUTCOME_TYPE: &str = "cancel.outcome.v1";
 /// Who publishes outcome events.
 const APP_ID: &str = "cancel-worker";
 
-fn field_table(headers: &Headers) -> Result<FieldTable, &'static str> {
-    let fields = headers
-        .iter()
-        .map(|(name, value)| {
-            let name = ShortString::try_new(name.as_str())
-                .map_err(|_| "the name of a header is longer than 255 bytes")?;
-            let value = match value {
-                HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
-                HeaderValue::Int(number) => AMQPValue::LongLongInt(*number),
-                HeaderValue::Bool(flag) => AMQPValue::Boolean(*flag),
-            };
-            Ok((name, value))
-        })
-        .collect::<Result<BTreeMap<ShortString, AMQPValue>, &'static str>>()?;
-    Ok(fields.into())
-}
-
 /// A connection that only publishes: half of a session, or all that a command needs.
 pub struct PublishSession {
     broker: Broker,
@@ -247,22 +230,13 @@ impl PublishSession {
         generation: Generation,
     ) -> Result<PublishSession, Error> {
         let mut tasks = JoinSet::new();
-        let Timeouts { step, blocked, .. } = broker.timeouts;
-        tasks.spawn(watch(Role::Publish, connection.events_listener(), blocked, generation.clone()));
-        let opening = connection.create_channel();
-        let watched = within("open the channel of the watchdog", step, opening).await?;
-        let pace = Pace::of(connection.configuration().heartbeat());
-        tasks.spawn(watch_answers(
-            Role::Publish,
-            watched,
-            pace,
-            generation.clone(),
-            connection.held().clone(),
-        ));
+        let timeouts = broker.timeouts;
+        guard(Role::Publish, &connection, timeouts, &generation, &mut tasks).await?;
+        let step = timeouts.step;
         let channel = within("open the publishing channel", step, connection.create_channel()).await?;
         let confirming = channel.confirm_select(ConfirmSelectOptions::default());
         within("switch the confirms on", step, confirming).await?;
-        let confirms = Confirms::start(channel, broker.timeouts, generation.clone(), &mut tasks);
+        let confirms = Confirms::start(channel, timeouts, generation.clone(), &mut tasks);
         let publisher = Publisher { confirms, topology, generation };
         Ok(PublishSession { broker: broker.clone(), publisher, connection, _tasks: tasks })
     }
@@ -329,30 +303,5 @@ impl PublishSession {
 impl Drop for PublishSession {
     fn drop(&mut self) {
         self.publisher.generation.end(Ended::Closed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_header_is_written_as_the_type_that_it_is() {
-        let headers = Headers::from([
-            ("cancel-attempt".to_owned(), HeaderValue::Int(3)),
-            ("cancel-doubt".to_owned(), HeaderValue::Bool(true)),
-            ("traceparent".to_owned(), HeaderValue::Text("00-ab".to_owned())),
-        ]);
-        let table = field_table(&headers).expect("short names");
-        let get = |name: &str| table.inner().get(name).cloned();
-        assert_eq!(get("cancel-attempt"), Some(AMQPValue::LongLongInt(3)));
-        assert_eq!(get("cancel-doubt"), Some(AMQPValue::Boolean(true)));
-        assert_eq!(get("traceparent"), Some(AMQPValue::LongString("00-ab".into())));
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_told_and_not_sent() {
-        let headers = Headers::from([("x".repeat(256), HeaderValue::Int(3))]);
-        assert!(field_table(&headers).is_err());
     }
 }

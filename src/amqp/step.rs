@@ -1,8 +1,9 @@
-//! One step at the broker.
+//! One step at the broker: a wait that has an end, a name as AMQP carries it, a channel for a moment.
 
 use std::time::Duration;
 
 use lapin::types::ShortString;
+use lapin::{Channel, Connection};
 
 use super::error::Error;
 use super::generation::ClientError;
@@ -23,4 +24,17 @@ pub(super) async fn within<T>(
 /// A name as AMQP carries it.
 pub(super) fn short(name: &str) -> Result<ShortString, Error> {
     ShortString::try_new(name).map_err(|_| Error::NameTooLong { name: name.to_owned() })
+}
+
+/// Does something by a channel of its own: a channel ends with the first thing that the broker has something against.
+/// Where all went well it is closed; that it cannot be closed is noticed by whatever uses the connection next.
+pub(super) async fn with_channel<T>(
+    connection: &Connection,
+    step: Duration,
+    work: impl AsyncFnOnce(Channel) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let channel = within("open a channel", step, connection.create_channel()).await?;
+    let done = work(channel.clone()).await?;
+    let _ = within("close a channel", step, channel.close(200, "done".into())).await;
+    Ok(done)
 }

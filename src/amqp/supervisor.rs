@@ -1,19 +1,16 @@
 //! Builds one generation after the other, and finds out which queue is to blame where one ends after the other.
 
-use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::alone::{Alone, FromAlone};
-use super::depths::{DEPTHS_READ_EVERY, depths_of, watch_depth};
+use super::alone::Alone;
 use super::error::Error;
 use super::generation::{Ended, Numbers};
 use super::handler::DeliveryHandler;
 use super::preflight;
+use super::serve::{Serving, Stopped};
 use super::session::{Layout, Session};
 use super::settings::Settings;
 use super::suspicion::Suspicion;
@@ -41,21 +38,6 @@ const UNFIT_PAUSE: Duration = Duration::from_secs(2);
 /// the time to end too.
 const OTHERS_END_WITHIN: Duration = Duration::from_millis(200);
 
-/// How long a generation lasts whose queues have a connection each, where none of them ends: it costs memory.
-const APART_MAX: Duration = Duration::from_secs(20);
-
-/// How a run of generations came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
-    /// Everything that was held is settled.
-    Drained,
-    /// The grace period, or the connection, ended first.
-    GaveBack {
-        /// How many deliveries were held then. They come again.
-        unsettled: usize,
-    },
-}
-
 /// Builds one generation after the other until `stop`, and hands every delivery to `handler` together with the
 /// publisher that can announce for it. Starting while there is no broker waits for one, saying so.
 ///
@@ -70,51 +52,45 @@ pub async fn run_generations(
     jitter: &JitterSource,
     stop: &CancellationToken,
     grace: Duration,
-    mut handler: impl DeliveryHandler,
+    handler: impl DeliveryHandler,
 ) -> Stopped {
     let numbers = Numbers::default();
     let mut suspicion = Suspicion::default();
-    let mut alone = Alone::new(settings, jitter, &numbers, stop);
+    let alone = Alone::new(settings, jitter, &numbers, stop);
+    let mut serving = Serving { settings, stop, grace, alone, handler };
     let mut address = 0;
     loop {
         let number = numbers.next();
         let layout = suspicion.layout();
         let Some(mut session) = wait_for_broker(stop, settings, jitter, number, address, layout).await else {
-            return stopped_without_broker(settings, grace, &mut alone, &mut handler).await;
+            return serving.stopped_without_broker().await;
         };
         events::generation_started(number, &session.address(), session.consumers_len());
-        let why = serve(&mut session, settings, stop, &mut alone, &mut handler).await;
-        match why {
-            None => return drain(session, settings, grace, &mut alone, &mut handler).await,
-            Some(why) => {
-                if let Ended::Unfit | Ended::Regrouped = why {
-                    // The connection is sound: what is in hand need not come again.
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => {}
-                        _ = timeout(grace, finish(&mut session, settings, None, &mut handler)) => {}
-                    }
-                    if stop.is_cancelled() {
-                        return drain(session, settings, grace, &mut alone, &mut handler).await;
-                    }
-                }
-                events::generation_ended(number, &why, settings.held());
-                address = next_address(session.address_number(), &why);
-                let blamed = match layout {
-                    Layout::Joint => suspicion.joint_ended(Instant::now(), &why),
-                    Layout::Apart => {
-                        sleep(OTHERS_END_WITHIN).await;
-                        suspicion.apart_ended(&why, session.ended_alone())
-                    }
-                    Layout::Only(_) => None,
-                };
-                if let Some(source) = blamed {
-                    alone.stop_lane(source, &why);
-                }
+        let Some(why) = serving.serve(&mut session).await else {
+            return serving.drain(session).await;
+        };
+        if let Ended::Unfit | Ended::Regrouped = why {
+            // The connection is sound: what is in hand need not come again.
+            serving.finish_unless_stopped(&mut session).await;
+            if stop.is_cancelled() {
+                return serving.drain(session).await;
             }
         }
+        events::generation_ended(number, &why, settings.held());
+        address = next_address(session.address_number(), &why);
+        let blamed = match layout {
+            Layout::Joint => suspicion.joint_ended(Instant::now(), &why),
+            Layout::Apart => {
+                sleep(OTHERS_END_WITHIN).await;
+                suspicion.apart_ended(&why, session.ended_alone())
+            }
+            Layout::Only(_) => None,
+        };
+        if let Some(source) = blamed {
+            serving.alone.stop_lane(source, &why);
+        }
         for letter in session.give_back().await.letters {
-            handler.not_begun(&letter);
+            serving.handler.not_begun(&letter);
         }
         // Not waited for: while the broker has an alarm, a close takes its whole deadline.
         tokio::spawn(session.close());
@@ -221,148 +197,6 @@ impl Logins {
 /// How long before the next try to connect.
 fn pause(jitter: &JitterSource) -> Duration {
     jitter.draw().part_of(PAUSE_MAX)
-}
-
-/// Hands deliveries on until the generation ends (then why) or somebody says stop (then `None`).
-async fn serve(
-    session: &mut Session,
-    settings: &Settings,
-    stop: &CancellationToken,
-    alone: &mut Alone<'_>,
-    handler: &mut impl DeliveryHandler,
-) -> Option<Ended> {
-    let publisher = session.publisher().clone();
-    // A task of its own: a broker that does not answer it must hold up nobody here.
-    let step = settings.broker.timeouts.step;
-    session.spawn(watch_depth(Arc::clone(session.consuming()), settings.topology.unrouted(), step));
-    let mut look = interval_at(Instant::now() + DEPTHS_READ_EVERY, DEPTHS_READ_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (looks, mut looked) = mpsc::channel(1);
-    let unfit = session.unfit().clone();
-    let mut regroup = std::pin::pin!(regroup_at(session.layout()));
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return None,
-            () = unfit.cancelled() => return Some(Ended::Unfit),
-            () = &mut regroup => return Some(Ended::Regrouped),
-            delivery = session.next() => match delivery {
-                Some(delivery) => handler.begin(delivery, &publisher),
-                None => return Some(session.ended().await),
-            },
-            Some(from) = alone.next() => from.hand_to(handler),
-            _ = look.tick() => {
-                let watched = handler.watched();
-                if let Ok(place) = looks.clone().try_reserve_owned()
-                    && !watched.is_empty()
-                {
-                    let consuming = Arc::clone(session.consuming());
-                    // Not waited for here: a broker that does not answer it must hold up nobody.
-                    session.spawn(async move {
-                        place.send(depths_of(&consuming, &watched, step).await);
-                    });
-                }
-            }
-            Some(depths) = looked.recv() => handler.looked(depths),
-        }
-    }
-}
-
-/// When the queues of a generation go back to one connection.
-async fn regroup_at(layout: Layout) {
-    match layout {
-        Layout::Apart => sleep_until(Instant::now() + APART_MAX).await,
-        Layout::Joint | Layout::Only(_) => pending().await,
-    }
-}
-
-/// Takes nothing more, lets what is held be finished, and closes.
-async fn drain(
-    mut session: Session,
-    settings: &Settings,
-    grace: Duration,
-    alone: &mut Alone<'_>,
-    handler: &mut impl DeliveryHandler,
-) -> Stopped {
-    let begun = Instant::now();
-    events::drain_started(settings.intake.held(), grace);
-    let finishing = finish(&mut session, settings, Some(alone), handler);
-    let _ = timeout_at(begun + grace, finishing).await;
-    // In this order, so that none is missed that is just being let go of.
-    let held = settings.intake.held();
-    let unsettled = held + session.generation().given_back();
-    let unsettled = unsettled + session.give_back().await.beyond_permits;
-    session.close().await;
-    said(unsettled, begun)
-}
-
-/// Takes nothing more, and waits until everything that is held is settled. `alone` has heard the stop, where it is to
-/// end too.
-async fn finish(
-    session: &mut Session,
-    settings: &Settings,
-    mut alone: Option<&mut Alone<'_>>,
-    handler: &mut impl DeliveryHandler,
-) {
-    let publisher = session.publisher().clone();
-    session.stop_consuming();
-    let mut is_open = true;
-    while is_open || alone.is_some() {
-        tokio::select! {
-            biased;
-            delivery = session.next(), if is_open => match delivery {
-                Some(delivery) => handler.begin(delivery.into_given_back(), &publisher),
-                None => is_open = false,
-            },
-            from = next_of(&mut alone) => match from {
-                Some(from) => from.into_given_back().hand_to(handler),
-                None => alone = None,
-            },
-        }
-    }
-    tokio::select! {
-        biased;
-        // Nothing of it can be settled any more.
-        _ = session.ended() => {}
-        () = settings.intake.given_back() => {}
-    }
-}
-
-async fn next_of(alone: &mut Option<&mut Alone<'_>>) -> Option<FromAlone> {
-    match alone {
-        Some(alone) => alone.next().await,
-        None => pending().await,
-    }
-}
-
-/// There is no connection: nothing can be settled, but what was begun may be finished.
-async fn stopped_without_broker(
-    settings: &Settings,
-    grace: Duration,
-    alone: &mut Alone<'_>,
-    handler: &mut impl DeliveryHandler,
-) -> Stopped {
-    let begun = Instant::now();
-    let unsettled = settings.intake.held();
-    events::drain_started(unsettled, grace);
-    let finishing = async {
-        while let Some(from) = alone.next().await {
-            from.hand_to(handler);
-        }
-        settings.intake.given_back().await;
-    };
-    let _ = timeout(grace, finishing).await;
-    said(unsettled, begun)
-}
-
-fn said(unsettled: usize, begun: Instant) -> Stopped {
-    if unsettled == 0 {
-        events::drain_finished(begun.elapsed());
-        Stopped::Drained
-    } else {
-        events::gave_back(unsettled, begun.elapsed());
-        Stopped::GaveBack { unsettled }
-    }
 }
 
 #[cfg(test)]

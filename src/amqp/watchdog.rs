@@ -9,24 +9,27 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use lapin::options::BasicQosOptions;
 use lapin::{Channel, ErrorKind, Event};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::connect::HEARTBEAT_S;
-use super::error::is_access_refused;
+use super::connect::{HEARTBEAT_S, Timeouts};
+use super::connection::Connection;
+use super::error::{Error, is_access_refused};
 use super::generation::{ClientError, Ended, Generation, Role};
+use super::step::within;
 use super::transport::Held;
 use crate::telemetry::events;
 
 /// How often is asked, and how long an answer may take: together less than two heartbeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
+struct Pace {
     every: Duration,
     answer_max: Duration,
 }
 
 impl Pace {
     /// By the heartbeat that was agreed on, in seconds. Where there is none, by ours: no wait is without an end.
-    pub(super) fn of(heartbeat_s: u16) -> Pace {
+    fn of(heartbeat_s: u16) -> Pace {
         let heartbeat = match heartbeat_s {
             0 => Duration::from_secs(u64::from(HEARTBEAT_S)),
             seconds => Duration::from_secs(u64::from(seconds)),
@@ -36,16 +39,29 @@ impl Pace {
     }
 }
 
+/// Watches a connection as long as `tasks` live: what the client library says of it, and whether the broker answers.
+///
+/// # Errors
+/// When the broker opens no channel for the questions.
+pub(super) async fn guard(
+    role: Role,
+    connection: &Connection,
+    timeouts: Timeouts,
+    generation: &Generation,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), Error> {
+    tasks.spawn(watch(role, connection.events_listener(), timeouts.blocked, generation.clone()));
+    let opening = connection.create_channel();
+    let channel = within("open the channel of the watchdog", timeouts.step, opening).await?;
+    let pace = Pace::of(connection.configuration().heartbeat());
+    tasks.spawn(watch_answers(role, channel, pace, generation.clone(), connection.held().clone()));
+    Ok(())
+}
+
 /// Ends the generation when an answer does not come in time. `channel` is used for nothing else.
 ///
 /// While `held` says that nothing is read from the connection, no answer can be heard: then silence says nothing.
-pub(super) async fn watch_answers(
-    role: Role,
-    channel: Channel,
-    pace: Pace,
-    generation: Generation,
-    held: Held,
-) {
+async fn watch_answers(role: Role, channel: Channel, pace: Pace, generation: Generation, held: Held) {
     let mut blocked = generation.blocked();
     loop {
         sleep(pace.every).await;

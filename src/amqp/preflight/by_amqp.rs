@@ -16,7 +16,7 @@ use crate::amqp::declare::{
 };
 use crate::amqp::error::Error;
 use crate::amqp::finding::{BrokerObject, Finding, Target};
-use crate::amqp::step::within;
+use crate::amqp::step::with_channel;
 use crate::amqp::topology::{Binding, Exchange, Publishers, Queue, Topology};
 
 /// AMQP's numbers for what can be wrong with a declaration.
@@ -165,55 +165,61 @@ struct Look<'a> {
 impl Look<'_> {
     async fn of_exchange(&self, exchange: &Exchange) -> Result<Found, Error> {
         let step = self.broker.timeouts.step;
-        let channel = self.channel().await?;
         let there = match self.doing {
             // A declaration would make what is not there.
-            Doing::Looking | Doing::Asking => look_at_exchange(&channel, &exchange.name, step).await,
+            Doing::Looking | Doing::Asking => {
+                self.alone(async |channel| look_at_exchange(&channel, &exchange.name, step).await).await
+            }
             Doing::Declaring => Ok(()),
         };
         if self.is_to_declare(&there) {
-            let channel = self.channel().await?;
-            let asked = may_declare_exchange(&channel, exchange, step).await;
-            return self.found(&channel, asked, Found::ToDeclare).await;
+            let asking = self.alone(async |channel| may_declare_exchange(&channel, exchange, step).await);
+            return said_against(asking.await, Found::ToDeclare);
         }
         let compared = match there {
-            Ok(()) => found(declare_exchange(&channel, exchange, step).await)?,
+            Ok(()) => {
+                found(self.alone(async |channel| declare_exchange(&channel, exchange, step).await).await)?
+            }
             Err(error) => Err(error),
         };
-        self.found(&channel, compared, Found::Right).await
+        said_against(compared, Found::Right)
     }
 
     async fn of_queue(&self, queue: &Queue) -> Result<Found, Error> {
         let Timeouts { step, declare, .. } = self.broker.timeouts;
-        let channel = self.channel().await?;
         let there = match self.doing {
-            Doing::Looking | Doing::Asking => depth(&channel, &queue.name, step).await.map(|_| ()),
+            Doing::Looking | Doing::Asking => {
+                self.alone(async |channel| depth(&channel, &queue.name, step).await.map(|_| ())).await
+            }
             Doing::Declaring => Ok(()),
         };
         if self.is_to_declare(&there) {
-            let channel = self.channel().await?;
-            let asked = may_declare_queue(&channel, queue, step).await;
-            return self.found(&channel, asked, Found::ToDeclare).await;
+            let asking = self.alone(async |channel| may_declare_queue(&channel, queue, step).await);
+            return said_against(asking.await, Found::ToDeclare);
         }
         let compared = match there {
-            Ok(()) => found(declare_queue(&channel, queue, declare).await)?,
+            Ok(()) => found(self.alone(async |channel| declare_queue(&channel, queue, declare).await).await)?,
             Err(error) => Err(error),
         };
-        self.found(&channel, compared, Found::Right).await
+        said_against(compared, Found::Right)
     }
 
     async fn of_binding(&self, binding: &Binding) -> Result<Found, Error> {
         let step = self.broker.timeouts.step;
-        let channel = self.channel().await?;
-        let bound = match self.doing {
+        let binding_it = self.alone(async |channel| match self.doing {
             Doing::Declaring | Doing::Looking => bind(&channel, binding, step).await,
             Doing::Asking => match may_bind(&channel, binding, step).await {
                 // One of its ends is declared with it.
                 Err(error) if is_not_there(&error) => Ok(()),
                 asked => asked,
             },
-        };
-        self.found(&channel, bound, Found::Right).await
+        });
+        said_against(binding_it.await, Found::Right)
+    }
+
+    /// Does one thing by a channel of its own.
+    async fn alone<T>(&self, work: impl AsyncFnOnce(Channel) -> Result<T, Error>) -> Result<T, Error> {
+        with_channel(self.connection, self.broker.timeouts.step, work).await
     }
 
     /// Whether this look has found nothing, and whoever declares would make it.
@@ -223,27 +229,14 @@ impl Look<'_> {
             (Doing::Asking, Ok(())) | (Doing::Looking | Doing::Declaring, _) => false,
         }
     }
+}
 
-    async fn channel(&self) -> Result<Channel, Error> {
-        within("open a channel", self.broker.timeouts.step, self.connection.create_channel()).await
-    }
-
-    /// What the broker said against it, if it did.
-    async fn found(
-        &self,
-        channel: &Channel,
-        tried: Result<(), Error>,
-        if_nothing: Found,
-    ) -> Result<Found, Error> {
-        let Err(error) = tried else {
-            let closing = channel.close(200, "done".into());
-            let _ = within("close a channel", self.broker.timeouts.step, closing).await;
-            return Ok(if_nothing);
-        };
-        match error.said() {
-            Some((number, text)) if !is_passing(number, &text) => Ok(Found::Wrong(Said { number, text })),
-            Some(_) | None => Err(error),
-        }
+/// What the broker said against it, if it did.
+fn said_against(tried: Result<(), Error>, if_nothing: Found) -> Result<Found, Error> {
+    let Err(error) = tried else { return Ok(if_nothing) };
+    match error.said() {
+        Some((number, text)) if !is_passing(number, &text) => Ok(Found::Wrong(Said { number, text })),
+        Some(_) | None => Err(error),
     }
 }
 

@@ -32,7 +32,7 @@ use super::error::Error;
 use super::finding::Target;
 use super::generation::Role;
 use super::permissions;
-use super::step::within;
+use super::step::with_channel;
 use super::topology::{Topology, Who};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
@@ -272,8 +272,10 @@ impl Look<'_> {
         for kind in Kind::ALL {
             let queue = self.topology.queue_of(Source::Lane(kind));
             // One that is not there takes its channel along, and is told elsewhere.
-            let channel = within("open a channel", step, self.connection.create_channel()).await?;
-            match depth_and_consumers(&channel, &queue, step).await {
+            let looking = with_channel(self.connection, step, async |channel| {
+                depth_and_consumers(&channel, &queue, step).await
+            });
+            match looking.await {
                 Ok(Depth { ready, consumers: 0 }) if ready > 0 => {
                     notes.push(Note::Unconsumed { queue, ready })
                 }
