@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::shell::{quoted as quoted_word, word};
+use super::shell::{quoted, word};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
@@ -367,9 +367,9 @@ impl Topology {
         let (vhost, user) = (word(vhost), word(user));
         let set = format!(
             "rabbitmqctl set_permissions -p {vhost} {user} {} {} {}",
-            quoted_word(&configure),
-            quoted_word(&write),
-            quoted_word(&read)
+            quoted(&configure),
+            quoted(&write),
+            quoted(&read)
         );
         let more = match who {
             // A key that is no kind would lie among the unrouted, for a person to find.
@@ -378,65 +378,13 @@ impl Topology {
                 Some(format!(
                     "rabbitmqctl set_topic_permissions -p {vhost} {user} {} {} '^$'",
                     word(&self.name("intents")),
-                    quoted_word(&format!("^({kinds})$"))
+                    quoted(&format!("^({kinds})$"))
                 ))
             }
             Who::Monitor => Some(format!("rabbitmqctl set_user_tags {user} monitoring")),
             Who::Worker(_) | Who::Ledger(_) | Who::Operator | Who::Onlooker => None,
         };
         std::iter::once(set).chain(more).collect()
-    }
-
-    /// The topology in the form of RabbitMQ's definitions, for one virtual host: JSON that
-    /// `POST /api/definitions/<vhost>` takes.
-    pub fn to_definitions(&self) -> String {
-        let exchanges = self.exchanges.iter().map(|exchange| {
-            let internal = match exchange.publishers {
-                Publishers::Clients => "false",
-                Publishers::Broker => "true",
-            };
-            let alternate = exchange.alternate.iter().map(|name| ("alternate-exchange", quoted(name)));
-            object([
-                ("name", quoted(&exchange.name)),
-                ("type", quoted(exchange.kind.as_str())),
-                ("durable", "true".to_owned()),
-                ("auto_delete", "false".to_owned()),
-                ("internal", internal.to_owned()),
-                ("arguments", object(alternate)),
-            ])
-        });
-        let queues = self.queues.iter().map(|queue| {
-            let kind = [("x-queue-type", quoted(queue.kind.as_str()))];
-            let arguments = queue.arguments.iter().map(|(name, value)| match value {
-                Argument::Int(value) => (*name, value.to_string()),
-                Argument::Text(value) => (*name, quoted(value)),
-            });
-            object([
-                ("name", quoted(&queue.name)),
-                ("durable", "true".to_owned()),
-                ("auto_delete", "false".to_owned()),
-                ("arguments", object(kind.into_iter().chain(arguments))),
-            ])
-        });
-        let bindings = self.bindings.iter().map(|binding| {
-            let (destination, kind) = match &binding.destination {
-                Destination::Queue(name) => (name, "queue"),
-                Destination::Exchange(name) => (name, "exchange"),
-            };
-            object([
-                ("source", quoted(&binding.source)),
-                ("destination", quoted(destination)),
-                ("destination_type", quoted(kind)),
-                ("routing_key", quoted(&binding.key)),
-                ("arguments", "{}".to_owned()),
-            ])
-        });
-        format!(
-            "{{\n\"exchanges\": [\n{}\n],\n\"queues\": [\n{}\n],\n\"bindings\": [\n{}\n]\n}}",
-            lines(exchanges),
-            lines(queues),
-            lines(bindings)
-        )
     }
 
     fn name(&self, rest: &str) -> String {
@@ -482,74 +430,6 @@ fn dead_lettering(exchange: &str) -> Vec<(&'static str, Argument)> {
         ("x-dead-letter-exchange", Argument::Text(exchange.to_owned())),
         ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
     ]
-}
-
-/// A table for people: exchanges, queues, bindings.
-impl fmt::Display for Topology {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exchanges = self.exchanges.iter().map(|exchange| {
-            let publishers = match exchange.publishers {
-                Publishers::Clients => String::new(),
-                Publishers::Broker => "internal".to_owned(),
-            };
-            let alternate = exchange.alternate.iter().map(|name| format!("alternate-exchange={name}"));
-            let notes: Vec<String> =
-                [publishers].into_iter().chain(alternate).filter(|note| !note.is_empty()).collect();
-            [exchange.name.clone(), exchange.kind.as_str().to_owned(), notes.join(" ")]
-        });
-        let queues = self.queues.iter().map(|queue| {
-            let arguments: Vec<String> =
-                queue.arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            [queue.name.clone(), queue.kind.as_str().to_owned(), arguments.join(" ")]
-        });
-        let bindings = self.bindings.iter().map(|binding| {
-            let destination = match &binding.destination {
-                Destination::Queue(name) => format!("queue {name}"),
-                Destination::Exchange(name) => format!("exchange {name}"),
-            };
-            [binding.source.clone(), binding.key.clone(), destination]
-        });
-        table(f, ["EXCHANGE", "TYPE", "NOTES"], exchanges.collect())?;
-        writeln!(f)?;
-        table(f, ["QUEUE", "TYPE", "ARGUMENTS"], queues.collect())?;
-        writeln!(f)?;
-        table(f, ["FROM", "KEY", "TO"], bindings.collect())
-    }
-}
-
-fn table(f: &mut fmt::Formatter<'_>, head: [&str; 3], rows: Vec<[String; 3]>) -> fmt::Result {
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].len()).chain([head[column].len()]).max().unwrap_or_default()
-    };
-    let (first, second) = (width(0), width(1));
-    for [one, two, three] in [head.map(str::to_owned)].iter().chain(&rows) {
-        let line = format!("{one:first$}  {two:second$}  {three}");
-        writeln!(f, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-fn lines(objects: impl Iterator<Item = String>) -> String {
-    objects.collect::<Vec<String>>().join(",\n")
-}
-
-fn object<'a>(members: impl IntoIterator<Item = (&'a str, String)>) -> String {
-    let members: Vec<String> =
-        members.into_iter().map(|(name, value)| format!("{}: {value}", quoted(name))).collect();
-    format!("{{{}}}", members.join(", "))
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            control if control < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// The prefix as a regular expression that means just it.
@@ -685,15 +565,5 @@ mod tests {
             topology.permissions(Who::Ledger("books")).read,
             r"^(a\.b\.outcomes$|ledger\.books(\..+)?$)"
         );
-    }
-
-    #[test]
-    fn the_definitions_are_json_that_names_everything() {
-        let topology = topology();
-        let json: serde_json::Value = serde_json::from_str(&topology.to_definitions()).expect("JSON");
-        assert_eq!(json["exchanges"].as_array().map(Vec::len), Some(topology.exchanges().len()));
-        assert_eq!(json["queues"].as_array().map(Vec::len), Some(topology.queues().len()));
-        assert_eq!(json["bindings"].as_array().map(Vec::len), Some(topology.bindings().len()));
-        assert_eq!(json["queues"][0]["arguments"]["x-queue-type"], "quorum");
     }
 }

@@ -1,5 +1,7 @@
 //! `topology`: the exchanges, queues and bindings, printed, applied, verified, or compared in words.
 
+mod print;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -83,7 +85,10 @@ impl Topology {
         match self.action {
             Action::Print { amqp, format } => {
                 let (topology, declare) = amqp.topology()?;
-                print(&topology, declare, format)?;
+                match format {
+                    Format::Json => say!("{:#}", print::definitions(&topology)),
+                    Format::Table => print_tables(&topology, declare)?,
+                }
             }
             Action::Permissions { amqp, user, ledger, vhost } => {
                 let (topology, _) = amqp.topology()?;
@@ -118,7 +123,7 @@ impl Topology {
             }
             Action::Diff { amqp, management } => {
                 let report = look(&amqp, &management).await?;
-                say!("{}", diff(&report));
+                say!("{}", print::differences(&report));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -160,53 +165,16 @@ pub(super) fn tell(report: &Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The findings as a table, one a row, the widest column last; and what could not be seen.
-fn diff(report: &Report) -> String {
-    let head = ["NAME", "ARGUMENT", "EXPECTED", "FOUND", "FIX"].map(str::to_owned);
-    let rows = report.findings.iter().map(|finding| {
-        [
-            finding.object.to_string(),
-            finding.argument(),
-            finding.expected().to_owned(),
-            finding.found().to_owned(),
-            finding.fix.clone(),
-        ]
-        .map(|cell| shown(&cell))
-    });
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths = [width(0), width(1), width(2), width(3)];
-    let line = |[name, argument, expected, found, fix]: &[String; 5]| {
-        let [a, b, c, d] = widths;
-        format!("{name:a$}  {argument:b$}  {expected:c$}  {found:d$}  {fix}")
-    };
-    let table = if report.findings.is_empty() {
-        vec!["Nothing differs.".to_owned()]
-    } else {
-        rows.iter().map(line).collect()
-    };
-    let unseen = report.unseen.iter().map(ToString::to_string);
-    let notes = report.notes.iter().map(ToString::to_string);
-    table.into_iter().chain(unseen).chain(notes).collect::<Vec<_>>().join("\n")
-}
-
-fn print(topology: &crate::amqp::Topology, declare: Declare, format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Json => say!("{}", topology.to_definitions()),
-        Format::Table => {
-            say!("{topology}");
-            say!(
-                "Least permissions (configure, write, read; `topology permissions` prints them as commands):"
-            );
-            for (name, who) in roles("NAME") {
-                let Permissions { configure, write, read } = topology.permissions(who);
-                say!("  {name}: {configure:?} {write:?} {read:?}");
-            }
-            match declare {
-                Declare::Missing => say!("`run` declares what is missing (amqp.declare = true)."),
-                Declare::Nothing => say!("`run` declares nothing (amqp.declare = false)."),
-            }
-        }
+fn print_tables(topology: &crate::amqp::Topology, declare: Declare) -> Result<(), Failure> {
+    say!("{}\n", print::tables(topology));
+    say!("Least permissions (configure, write, read; `topology permissions` prints them as commands):");
+    for (name, who) in roles("NAME") {
+        let Permissions { configure, write, read } = topology.permissions(who);
+        say!("  {name}: {configure:?} {write:?} {read:?}");
+    }
+    match declare {
+        Declare::Missing => say!("`run` declares what is missing (amqp.declare = true)."),
+        Declare::Nothing => say!("`run` declares nothing (amqp.declare = false)."),
     }
     Ok(())
 }
