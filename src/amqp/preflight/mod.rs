@@ -11,6 +11,7 @@
 //! the generation: what is in hand is finished, nothing more is taken, and all is looked at again.
 
 mod by_amqp;
+mod by_management;
 mod compare;
 #[cfg(test)]
 mod tests;
@@ -36,19 +37,12 @@ use super::step::with_channel;
 use super::topology::{Topology, Who};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
-use crate::management::{Management, Names, NotSeen};
+use crate::management::Management;
 use crate::telemetry::events;
 use crate::wire::envelope::Source;
 use by_amqp::{Doing, Looked};
-use compare::{Expected, Policies};
-
-/// How long the management API may take for all of its lists.
-const MANAGEMENT_MAX: Duration = Duration::from_secs(10);
-
-/// The broker counts every five seconds: so long is waited for the statistics of queues that are new, where only they
-/// tell which operator policy applies.
-const STATISTICS_MAX: Duration = Duration::from_secs(12);
-const STATISTICS_ASKED_EVERY: Duration = Duration::from_millis(500);
+use by_management::{Bindings, Statistics};
+use compare::Expected;
 
 /// After so long what the broker has counted is newer than the generation.
 const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
@@ -200,9 +194,8 @@ impl Preflight {
             loop {
                 sleep_until(next).await;
                 next += LOOK_EVERY;
-                let report =
-                    by_management(management, &vhost, &expected, Bindings::Asked, Statistics::AsTheyAre)
-                        .await;
+                let (bindings, statistics) = (Bindings::Asked, Statistics::AsTheyAre);
+                let report = by_management::look(management, &vhost, &expected, bindings, statistics).await;
                 if !report.findings.is_empty() {
                     inner.fits.store(false, Ordering::Relaxed);
                     tell(&shown, &report.findings);
@@ -343,9 +336,10 @@ impl Look<'_> {
         let by_management = async {
             match management {
                 Some(management) => {
-                    by_management(management, self.vhost, &expected, bindings, Statistics::WaitedFor).await
+                    let statistics = Statistics::WaitedFor;
+                    by_management::look(management, self.vhost, &expected, bindings, statistics).await
                 }
-                None => without_management(),
+                None => by_management::nothing(),
             }
         };
         let (permissions, mut report) = tokio::join!(permissions, by_management);
@@ -379,142 +373,5 @@ impl Look<'_> {
 
     fn place(&self) -> Target {
         place(self.requirements, self.vhost, self.topology)
-    }
-}
-
-/// Whether the bindings are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bindings {
-    Asked,
-    NotAsked,
-}
-
-/// Whether somebody waits for the broker to count queues that are new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Statistics {
-    WaitedFor,
-    AsTheyAre,
-}
-
-const BY_MANAGEMENT: &str = "what policies change, bindings, and consumer timeouts";
-
-fn without_management() -> Report {
-    let mut report = Report::default();
-    report.add_unseen(BY_MANAGEMENT, "amqp.management_url is not set, and AMQP does not tell");
-    report
-}
-
-/// All that the management API shows: one request a list, all at the same time.
-async fn by_management(
-    management: &Management,
-    vhost: &str,
-    expected: &Expected<'_>,
-    bindings: Bindings,
-    statistics: Statistics,
-) -> Report {
-    let topology = expected.topology;
-    let begun = Instant::now();
-    let deadline = begun + MANAGEMENT_MAX;
-    let queue_names = Names::new(topology.queues().iter().map(|queue| queue.name.as_str()));
-    let exchange_names = Names::new(topology.exchanges().iter().map(|exchange| exchange.name.as_str()));
-    let bindings = async {
-        match bindings {
-            Bindings::Asked => Some(management.bindings(vhost, deadline).await),
-            Bindings::NotAsked => None,
-        }
-    };
-    let (queues, counted, exchanges, bindings, policies, operator_policies, flags) = tokio::join!(
-        management.queues(vhost, &queue_names, deadline),
-        management.queue_policies(vhost, &queue_names, deadline),
-        management.exchanges(vhost, &exchange_names, deadline),
-        bindings,
-        management.policies(vhost, deadline),
-        management.operator_policies(vhost, deadline),
-        management.feature_flags(deadline),
-    );
-    let mut report = Report::default();
-    let queues = match queues {
-        Ok(queues) => queues,
-        Err(why) => {
-            // Then nothing else of it is worth a line of its own.
-            report.add_unseen(BY_MANAGEMENT, format!("{why} ({management})"));
-            return report;
-        }
-    };
-    report.add(expected.queues(&queues));
-    let unknown: Vec<&str> = topology
-        .queues()
-        .iter()
-        .map(|queue| queue.name.as_str())
-        .filter(|name| !queues.iter().any(|row| row.name == *name))
-        .collect();
-    let mut counted = seen(&mut report, "operator policies of queues", counted).unwrap_or_default();
-    let policies = seen(&mut report, "what policies set", policies);
-    let operator_policies = seen(&mut report, "what operator policies set", operator_policies);
-    // Where there is no operator policy, none applies.
-    let may_be_hidden = !operator_policies.as_ref().is_some_and(Vec::is_empty);
-    let present = |name: &String| !unknown.contains(&name.as_str());
-    let mut uncounted = expected.without_statistics(&counted);
-    uncounted.retain(present);
-    while may_be_hidden
-        && statistics == Statistics::WaitedFor
-        && !uncounted.is_empty()
-        && begun.elapsed() < STATISTICS_MAX
-    {
-        tokio::time::sleep(STATISTICS_ASKED_EVERY).await;
-        let deadline = Instant::now() + MANAGEMENT_MAX;
-        if let Ok(newer) = management.queue_policies(vhost, &queue_names, deadline).await {
-            counted = newer;
-            uncounted = expected.without_statistics(&counted);
-            uncounted.retain(present);
-        }
-    }
-    if may_be_hidden && !uncounted.is_empty() {
-        let what = format!("operator policies of {} queues", uncounted.len());
-        report.add_unseen(what, "the broker has no statistics of them");
-    }
-    let applied = Policies {
-        now: &queues,
-        counted: &counted,
-        policies: policies.as_deref(),
-        operator_policies: operator_policies.as_deref(),
-    };
-    report.add(expected.queue_policies(&applied));
-
-    if let Some(exchanges) = seen(&mut report, "what policies change about exchanges", exchanges) {
-        report.add(expected.exchanges(&exchanges));
-        if let Some(policies) = &policies {
-            report.add(expected.exchange_policies(&exchanges, policies));
-        }
-    }
-    if let Some(bindings) = bindings.and_then(|bindings| seen(&mut report, "bindings", bindings)) {
-        report.add(expected.bindings(&bindings));
-    }
-    // That a queue of a kind is there proves the feature. So nothing is said where only administrators may see it.
-    if let Ok(flags) = flags {
-        report.add(expected.flags(&flags));
-    }
-    match expected.handling_max {
-        None => report.add_unseen("consumer timeouts", "how long a letter may be in hand is in the configuration"),
-        Some(_) if expected.all_have_their_consumer_timeout(&queues, &applied) => {}
-        Some(handling_max) => report.add_unseen(
-            "the broker's own consumer_timeout",
-            format!(
-                "no API tells it; `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'` does, and it must \
-                 be at least {} ms (RabbitMQ's default is 1800000)",
-                handling_max.as_millis()
-            ),
-        ),
-    }
-    report
-}
-
-fn seen<T>(report: &mut Report, what: &str, list: Result<T, NotSeen>) -> Option<T> {
-    match list {
-        Ok(list) => Some(list),
-        Err(why) => {
-            report.add_unseen(what, why);
-            None
-        }
     }
 }

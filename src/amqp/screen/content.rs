@@ -1,8 +1,8 @@
 //! Content headers: the properties and headers of a message, as far as the client library could choke on them.
 
-use super::method::{push_long, push_short};
-use super::table::{self, Reader};
-use super::{Cut, Frame, MARK};
+use super::cut::{Cut, MARK};
+use super::frame::Frame;
+use super::table::{self, Reader, push_long, push_short};
 
 /// Which properties are short strings, by their bit in the flags and in the order in which they are written. The
 /// headers (bit 13), delivery mode, priority and timestamp are not.

@@ -1,8 +1,8 @@
 //! The methods that a server sends, as far as the client library could choke on them: those with short strings, tables
 //! or a frame size in them (AMQP 0-9-1, and RabbitMQ's extensions).
 
-use super::Frame;
-use super::table::{self, Reader};
+use super::frame::Frame;
+use super::table::{self, Reader, push_long, push_short};
 
 /// `Connection.Tune`.
 pub(super) const TUNE: (u16, u16) = (10, 30);
@@ -112,19 +112,6 @@ fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let end = text.floor_char_boundary(usize::from(u8::MAX));
     text[..end].to_owned()
-}
-
-/// Writes a short string of at most 255 bytes.
-pub(super) fn push_short(written: &mut Vec<u8>, text: &str) {
-    let end = text.floor_char_boundary(usize::from(u8::MAX));
-    written.push(u8::try_from(end).unwrap_or(u8::MAX));
-    written.extend(&text.as_bytes()[..end]);
-}
-
-/// Writes a long string, or the entries of a table, shorter than 4 GiB.
-pub(super) fn push_long(written: &mut Vec<u8>, bytes: &[u8]) {
-    written.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
-    written.extend(bytes);
 }
 
 /// The routing key of a delivery, as it stands.

@@ -19,35 +19,29 @@
 //! machine over bytes; `transport` puts it under the library.
 
 mod content;
+mod cut;
+mod frame;
+mod large;
 mod method;
 mod table;
 
 use std::collections::HashMap;
-use std::fmt;
 
 use sha2::{Digest, Sha256};
 
 use content::ContentHeader;
+use cut::Cut;
+pub use cut::{BODY_CUT, CUT_BODY_BYTES, CutBody, MARK};
+pub use frame::FrameError;
+use frame::{Frame, Head, Parts, push_frame, size_of_frame};
+use large::{LargeBodies, Written};
 use method::Screened;
 
 /// The largest body that is handed on whole, in bytes (contract §4).
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What is handed on of a larger one, in bytes (contract §4).
-pub const CUT_BODY_BYTES: usize = 64 * 1024;
-
-/// The header that says, in words, what of a message was cut. Never seen outside of `amqp`: what comes in with a header
-/// of this name loses it.
-pub const MARK: &str = "cancel-cut";
-
-/// What the mark begins with where the body was cut; its length and SHA-256 follow.
-pub const BODY_CUT: &str = "the body has ";
-
 /// The largest method or content header that is looked at, in bytes: more than any broker sends.
 const METHOD_OR_HEADER_BYTES_MAX: usize = 1024 * 1024;
-
-/// A body larger than any intent (contract §2) counts against [`Limits::large_bodies_bytes_max`].
-const LARGE_BODY_BYTES: u64 = 256 * 1024;
 
 /// How much may be held of bodies that are being cut, on all channels together, in bytes. A broker sends the frames of
 /// one message without another's between them, so one at a time is what is to be expected.
@@ -61,110 +55,6 @@ pub struct Limits {
     /// How much of bodies that are larger than an intent may be handed on and not acked, in bytes: beyond it nothing is
     /// read until some of them are acked. `None` where nothing is acked.
     pub large_bodies_bytes_max: Option<u64>,
-}
-
-/// What was wrong with a message that was cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    Property(&'static str),
-    RoutingKey,
-    HeaderNameNotText,
-    HeaderOfUnknownType,
-    HeadersTooDeep,
-    HeadersNotWhole,
-    ReservedHeader,
-    PropertiesNotWhole,
-    PropertiesUnknown,
-    HeaderFrameTooLarge,
-}
-
-/// One sentence without a full stop. No values: they come from outside.
-impl fmt::Display for Cut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cut::Property(name) => write!(f, "the property {name} is not UTF-8"),
-            Cut::RoutingKey => f.write_str("the routing key is not UTF-8"),
-            Cut::HeaderNameNotText => f.write_str("the name of a header is not UTF-8"),
-            Cut::HeaderOfUnknownType => f.write_str("a header has an unknown type"),
-            Cut::HeadersTooDeep => f.write_str("the headers are nested more than 8 deep"),
-            Cut::HeadersNotWhole => f.write_str("the headers are not whole"),
-            Cut::ReservedHeader => write!(f, "the header {MARK} is reserved"),
-            Cut::PropertiesNotWhole => f.write_str("the properties are not whole"),
-            Cut::PropertiesUnknown => f.write_str("there are properties that AMQP 0-9-1 does not know"),
-            Cut::HeaderFrameTooLarge => f.write_str("the properties are larger than a frame"),
-        }
-    }
-}
-
-/// Why the screen ends a connection: what came can only be a mistake of the broker's, or an attack by somebody in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// A method or a content header beyond what is looked at.
-    #[error("the server sent a method or content header of {bytes} bytes, and {max} is the most")]
-    TooLarge {
-        /// How large it is.
-        bytes: u64,
-        /// What is looked at.
-        max: u64,
-    },
-    /// A body frame beyond the size that was agreed on.
-    #[error("the server sent a body frame of {bytes} bytes, and {max} were agreed on")]
-    BodyFrameTooLarge {
-        /// How large it is.
-        bytes: u64,
-        /// What was agreed on.
-        max: u64,
-    },
-    /// A frame of a body that is being cut does not end where it says, or goes beyond the body.
-    #[error("the server sent a body that does not fit its own length")]
-    BodyBroken,
-    /// Too many large bodies at once, their frames mixed.
-    #[error("the server sends too many large bodies at once")]
-    TooMuchHeld,
-}
-
-/// The frames of AMQP 0-9-1: type, channel, size, payload, end.
-struct Frame;
-
-impl Frame {
-    const METHOD: u8 = 1;
-    const HEADER: u8 = 2;
-    const BODY: u8 = 3;
-    const HEARTBEAT: u8 = 8;
-    const END: u8 = 0xce;
-    const HEAD: usize = 7;
-    /// What a frame has beside its payload.
-    const OVERHEAD: usize = Frame::HEAD + 1;
-    /// The smallest frame size that may be agreed on.
-    const MIN_SIZE: u32 = 4_096;
-    /// A heartbeat, all of it.
-    const WHOLE_HEARTBEAT: [u8; 8] = [Frame::HEARTBEAT, 0, 0, 0, 0, 0, 0, Frame::END];
-}
-
-/// The beginning of a frame.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    frame_type: u8,
-    channel: u16,
-    size: u32,
-}
-
-impl Head {
-    fn read(bytes: [u8; Frame::HEAD]) -> Head {
-        let [frame_type, c1, c0, s3, s2, s1, s0] = bytes;
-        Head { frame_type, channel: u16::from_be_bytes([c1, c0]), size: u32::from_be_bytes([s3, s2, s1, s0]) }
-    }
-
-    fn payload_len(self) -> usize {
-        usize::try_from(self.size).unwrap_or(usize::MAX)
-    }
-}
-
-fn push_frame(out: &mut Vec<u8>, frame_type: u8, channel: u16, payload: &[u8]) {
-    out.push(frame_type);
-    out.extend(channel.to_be_bytes());
-    method::push_long(out, payload);
-    out.push(Frame::END);
 }
 
 /// The state between two frames, or within one.
@@ -583,163 +473,6 @@ impl Screen {
             self.held_bytes -= cutting.header.len() + CUT_BODY_BYTES;
         }
         content
-    }
-}
-
-fn size_of_frame(agreed: u32) -> usize {
-    usize::try_from(agreed.max(Frame::MIN_SIZE)).unwrap_or(usize::MAX)
-}
-
-/// A frame that is there as a whole, in two pieces.
-#[derive(Clone, Copy)]
-struct Parts<'a> {
-    head: &'a [u8],
-    payload_and_end: &'a [u8],
-}
-
-impl<'a> Parts<'a> {
-    fn payload(self) -> &'a [u8] {
-        &self.payload_and_end[..self.payload_and_end.len() - 1]
-    }
-
-    fn end(self) -> u8 {
-        self.payload_and_end[self.payload_and_end.len() - 1]
-    }
-
-    fn pass(self, out: &mut Vec<u8>) {
-        out.extend(self.head);
-        out.extend(self.payload_and_end);
-    }
-}
-
-/// What is known of a body that was cut. Its text is what people and later steps read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CutBody {
-    /// Its length.
-    pub bytes: u64,
-    /// Its digest.
-    pub sha256: [u8; 32],
-}
-
-impl fmt::Display for CutBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{BODY_CUT}{} bytes (SHA-256 ", self.bytes)?;
-        self.sha256.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        write!(f, "), of which the first {CUT_BODY_BYTES} are kept")
-    }
-}
-
-/// The bodies that are larger than an intent, handed on and not acked.
-#[derive(Debug, Default)]
-struct LargeBodies {
-    deliveries: HashMap<(u16, u64), u64>,
-    bytes: u64,
-}
-
-impl LargeBodies {
-    /// `bytes` are handed on of a body of this size.
-    fn delivered(&mut self, channel: u16, tag: u64, body_size: u64, bytes: u64) {
-        if body_size > LARGE_BODY_BYTES {
-            self.bytes += bytes;
-            self.bytes -= self.deliveries.insert((channel, tag), bytes).unwrap_or_default();
-        }
-    }
-
-    fn settled(&mut self, channel: u16, tag: u64, multiple: bool) {
-        if self.deliveries.is_empty() {
-            return;
-        }
-        if multiple {
-            // Zero means all.
-            self.retain(|(on, delivered)| on != channel || (tag != 0 && delivered > tag));
-        } else if let Some(bytes) = self.deliveries.remove(&(channel, tag)) {
-            self.bytes -= bytes;
-        }
-    }
-
-    fn forget(&mut self, channel: u16) {
-        self.retain(|(on, _)| on != channel);
-    }
-
-    fn retain(&mut self, stays: impl Fn((u16, u64)) -> bool) {
-        self.deliveries.retain(|delivery, _| stays(*delivery));
-        self.bytes = self.deliveries.values().sum();
-    }
-}
-
-/// What the library writes, followed frame by frame for the deliveries that it acks.
-#[derive(Debug, Default)]
-struct Written {
-    /// The protocol header, which is no frame, has gone out so far.
-    greeted: usize,
-    begin: Vec<u8>,
-    left: usize,
-}
-
-impl Written {
-    const GREETING: usize = 8;
-    const ACK: (u16, u16) = (60, 80);
-    const REJECT: (u16, u16) = (60, 90);
-    const NACK: (u16, u16) = (60, 120);
-    /// The head of a frame, class, method, delivery tag and flags.
-    const BEGIN: usize = Frame::HEAD + 13;
-
-    fn follow(&mut self, mut output: &[u8], large: &mut LargeBodies) {
-        let greeting = output.len().min(Written::GREETING - self.greeted);
-        self.greeted += greeting;
-        output = &output[greeting..];
-        while !output.is_empty() {
-            if self.left > 0 {
-                let passed = output.len().min(self.left);
-                self.left -= passed;
-                output = &output[passed..];
-                continue;
-            }
-            let wanted = match self.begin.len() {
-                len if len < Frame::HEAD => Frame::HEAD - len,
-                len => {
-                    let head = self.head();
-                    let whole = head.payload_len().saturating_add(Frame::OVERHEAD);
-                    let is_method = head.frame_type == Frame::METHOD;
-                    let looked_at = if is_method { whole.min(Written::BEGIN) } else { Frame::HEAD };
-                    if len >= looked_at {
-                        self.look(head, large);
-                        self.left = whole - len;
-                        self.begin.clear();
-                        continue;
-                    }
-                    looked_at - len
-                }
-            };
-            let taken = output.len().min(wanted);
-            self.begin.extend(&output[..taken]);
-            output = &output[taken..];
-        }
-    }
-
-    fn head(&self) -> Head {
-        let mut head = [0; Frame::HEAD];
-        head.copy_from_slice(&self.begin[..Frame::HEAD]);
-        Head::read(head)
-    }
-
-    fn look(&self, head: Head, large: &mut LargeBodies) {
-        let payload = &self.begin[Frame::HEAD..];
-        match method::id(payload) {
-            Some(id @ (Written::ACK | Written::NACK)) => {
-                let multiple = payload.get(12).is_some_and(|flags| flags & 1 != 0);
-                if let Some(tag) = method::delivery_tag(id, payload) {
-                    large.settled(head.channel, tag, multiple);
-                }
-            }
-            Some(id @ Written::REJECT) => {
-                if let Some(tag) = method::delivery_tag(id, payload) {
-                    large.settled(head.channel, tag, false);
-                }
-            }
-            Some(method::CHANNEL_CLOSE | method::CHANNEL_CLOSE_OK) => large.forget(head.channel),
-            Some(_) | None => {}
-        }
     }
 }
 

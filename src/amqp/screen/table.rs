@@ -2,7 +2,7 @@
 //!
 //! The types are those that the library knows, which are RabbitMQ's (`s` is a 16-bit integer, `l` and `L` are signed).
 
-use super::Cut;
+use super::cut::Cut;
 
 /// How deep tables and arrays may lie in each other below the headers themselves (contract §2).
 pub(super) const DEPTH_MAX: usize = 8;
@@ -153,6 +153,19 @@ pub(super) fn plain_entries<'a>(
             }
         }
     })
+}
+
+/// Writes a short string of at most 255 bytes.
+pub(super) fn push_short(written: &mut Vec<u8>, text: &str) {
+    let end = text.floor_char_boundary(usize::from(u8::MAX));
+    written.push(u8::try_from(end).unwrap_or(u8::MAX));
+    written.extend(&text.as_bytes()[..end]);
+}
+
+/// Writes a long string, or the entries of a table, shorter than 4 GiB.
+pub(super) fn push_long(written: &mut Vec<u8>, bytes: &[u8]) {
+    written.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    written.extend(bytes);
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use amq_protocol::frame::{AMQPFrame, parse_frame};
 use lapin::types::AMQPValue;
 use proptest::prelude::*;
 
+use super::large::LARGE_BODY_BYTES;
 use super::*;
 
 const LIMITS: Limits = Limits { frame_max: 131_072, large_bodies_bytes_max: Some(2 * BODY_BYTES_MAX) };
@@ -66,7 +67,7 @@ fn header(channel: u16, body_size: u64, entries: &[u8]) -> Vec<u8> {
     let mut payload = vec![0, 60, 0, 0];
     payload.extend(body_size.to_be_bytes());
     payload.extend(0x3000u16.to_be_bytes());
-    method::push_long(&mut payload, entries);
+    table::push_long(&mut payload, entries);
     payload.push(2);
     frame(Frame::HEADER, channel, &payload)
 }
@@ -167,7 +168,7 @@ fn a_header_frame_that_the_broker_has_made_too_large_is_made_smaller() {
 
 fn long(bytes: &[u8]) -> Vec<u8> {
     let mut written = Vec::new();
-    method::push_long(&mut written, bytes);
+    table::push_long(&mut written, bytes);
     written
 }
 
