@@ -197,7 +197,7 @@ impl Lane {
                 },
                 () = sleep_until(looked_at) => {
                     looked_at = Instant::now() + EMPTY_AFTER;
-                    let depth = depth_of(session.consuming(), &self.queue, step).await;
+                    let depth = depth_of(&session.consuming, &self.queue, step).await;
                     if depth.is_ok_and(|depth| depth == 0) || begun.elapsed() >= LASTED {
                         return Tried::Sound;
                     }

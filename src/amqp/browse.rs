@@ -4,12 +4,12 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use lapin::Consumer;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Consumer};
 use uuid::Uuid;
 
 use super::connect::Broker;
@@ -30,18 +30,15 @@ const TAIL_PREFETCH: u16 = 100;
 /// # Errors
 /// When one of the queues is not there, or the broker cannot be asked.
 pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
     let step = broker.timeouts.step;
-    let depths = with_channel(&connection, step, async |channel| {
+    let looking = async |channel: Channel| {
         let mut depths = Vec::with_capacity(queues.len());
         for queue in queues {
             depths.push(declare::depth(&channel, queue, step).await?);
         }
         Ok(depths)
-    })
-    .await;
-    broker.close(&connection).await;
-    depths
+    };
+    broker.with_connection(async |connection, _| with_channel(connection, step, looking).await).await
 }
 
 /// The messages that are ready in a queue, by its full name; at most `messages_max` of them, the oldest first. They
@@ -50,9 +47,9 @@ pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, 
 /// # Errors
 /// When the queue is not there, or the broker cannot be asked.
 pub async fn scan(broker: &Broker, queue: &str, messages_max: usize) -> Result<Vec<Passing>, Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
     let step = broker.timeouts.step;
-    let found = with_channel(&connection, step, async |channel| {
+    // What is not acked goes back when the channel is closed.
+    let looking = async |channel: Channel| {
         let name = short(queue)?;
         let mut found = Vec::new();
         while found.len() < messages_max {
@@ -63,11 +60,8 @@ pub async fn scan(broker: &Broker, queue: &str, messages_max: usize) -> Result<V
             found.push(passing(message.delivery));
         }
         Ok(found)
-    })
-    .await;
-    // What is not acked goes back.
-    broker.close(&connection).await;
-    found
+    };
+    broker.with_connection(async |connection, _| with_channel(connection, step, looking).await).await
 }
 
 /// A message that passed by.

@@ -20,7 +20,6 @@ use super::publisher::PublishSession;
 use super::session::{Layout, Session};
 use super::settings::Settings;
 use super::watchdog::{guard, watch};
-use crate::wire::envelope::Source;
 
 impl Session {
     /// Builds a generation at the first address where all of it can be built: a node that lets us in and is of no
@@ -84,16 +83,9 @@ struct Prepared {
     layout: Layout,
     publishing: PublishSession,
     consuming: Arc<Connection>,
-    consumers: Vec<PreparedConsumer>,
+    /// Each with its channel, if its lane is not paused.
+    consumers: Vec<(Consumer, Option<ConsumerChannel>)>,
     tasks: JoinSet<()>,
-}
-
-/// A consumer with its channel, if its lane is not paused, and its connection.
-struct PreparedConsumer {
-    source: Source,
-    connection: Arc<Connection>,
-    consumer: Consumer,
-    channel: Option<ConsumerChannel>,
 }
 
 impl Prepared {
@@ -133,7 +125,7 @@ impl Prepared {
                 Layout::Only(_) => consumer.alone(),
             };
             let channel = consumer.prepare().await?;
-            Ok(PreparedConsumer { source: served.source, connection, consumer, channel })
+            Ok((consumer, channel))
         }));
         let looking = async {
             match layout {
@@ -159,24 +151,22 @@ impl Prepared {
         let mut pumps = JoinSet::new();
         let sink = DeliverySink { out, generation: generation.clone(), draining: draining.clone() };
         let mut apart = Vec::new();
-        let mut prepared = Vec::new();
-        for PreparedConsumer { source, connection, consumer, channel } in consumers {
-            if layout == Layout::Apart {
+        if layout == Layout::Apart {
+            for (Consumer { source, connection, .. }, _) in &consumers {
                 let events = connection.events_listener();
                 tasks.spawn(watch(Role::Consume, events, blocked, generation.clone()));
-                apart.push((source, connection));
+                apart.push((*source, Arc::clone(connection)));
             }
-            prepared.push((consumer, channel));
         }
-        let beginning = try_join_all(prepared.into_iter().map(async |(consumer, channel)| {
+        let beginning = try_join_all(consumers.into_iter().map(async |(consumer, channel)| {
             let consuming = match channel {
                 Some(channel) => match channel.consume().await {
                     Ok(stream) => Some((channel, stream)),
                     // A connection that is lost in this very moment may be lost because of what it delivers: that is
                     // the generation's end, and not the end of a try to build one.
-                    Err(_) if !consumer.is_connected() => None,
+                    Err(_) if !consumer.connection.status().connected() => None,
                     Err(error) => {
-                        return Err(preflight.refused(error, broker.vhost(at), topology, consumer.queue()));
+                        return Err(preflight.refused(error, broker.vhost(at), topology, &consumer.queue));
                     }
                 },
                 // Its lane is paused.

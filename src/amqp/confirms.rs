@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::Timeouts;
 use super::generation::{ClientError, Ended, Generation, Interrupted, Role};
+use super::step::sleep_until_if;
 
 /// How many groups wait for their turn; more wait outside.
 const QUEUED_GROUPS_MAX: usize = 1_024;
@@ -292,7 +293,7 @@ impl Pipeline {
                     }
                     blocked_since = now_blocked_since;
                 }
-                () = sleep_until(deadline) => return Err(Ended::Unconfirmed { after: self.confirm_timeout }),
+                () = sleep_until_if(deadline) => return Err(Ended::Unconfirmed { after: self.confirm_timeout }),
                 group = queue.recv(), if room => match group {
                     Some(group) => self.publish(group),
                     None => open = false,
@@ -405,13 +406,6 @@ fn returned_by(message: &BasicReturnMessage) -> Ended {
     Ended::Returned {
         exchange: message.delivery.exchange.to_string(),
         routing_key: message.delivery.routing_key.to_string(),
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

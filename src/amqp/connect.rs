@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use super::connection::Connection;
-use super::error::{Error, SettingsError, is_access_refused};
+use super::error::{Error, SettingsError};
 use super::generation::Role;
+use super::reply_code;
 use super::screen::Limits;
 use super::step::within;
 use super::tls::Tls;
@@ -150,6 +151,17 @@ impl Broker {
         Err(failed.unwrap_or_else(|| Error::Late { step: "connect".to_owned(), after: Duration::ZERO }))
     }
 
+    /// Does something by a connection of its own, which knows the number of its address, and closes it.
+    pub(super) async fn with_connection<T>(
+        &self,
+        work: impl AsyncFnOnce(&lapin::Connection, usize) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (connection, at) = self.connect(Role::Consume, 0).await?;
+        let done = work(&connection, at).await;
+        self.close(&connection).await;
+        done
+    }
+
     /// Opens a worker's connection at one address.
     pub(super) async fn connect_at(&self, role: Role, at: usize) -> Result<Connection, Error> {
         self.open(role, at, Some(LARGE_BODIES_BYTES_MAX)).await
@@ -185,7 +197,9 @@ impl Broker {
         let connecting = Box::pin(Connection::open(uri, properties, tls, limits));
         let connected = within(format!("connect to {endpoint}"), self.timeouts.connect, connecting).await;
         match connected {
-            Err(Error::Failed { step, source }) if is_access_refused(&source.0) => {
+            Err(Error::Failed { step, source })
+                if reply_code::of(&source.0) == Some(reply_code::ACCESS_REFUSED) =>
+            {
                 let user = endpoint.0.authority.userinfo.username.clone();
                 Err(Error::LoginRefused { step, user, source })
             }
@@ -257,24 +271,8 @@ impl Endpoint {
 
 /// Whether what came back to a greeting in plain AMQP was none.
 fn is_no_amqp(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ParsingError(_) => true,
-        ErrorKind::IOError(error) => is_hung_up(error),
-        ErrorKind::ChannelsLimitReached
-        | ErrorKind::InvalidProtocolVersion(_)
-        | ErrorKind::InvalidChannel(_)
-        | ErrorKind::InvalidChannelState(..)
-        | ErrorKind::InvalidConnectionState(_)
-        | ErrorKind::RuntimeShutdownError(_)
-        | ErrorKind::ProtocolError(_)
-        | ErrorKind::SerialisationError(_)
-        | ErrorKind::AuthProviderError(_)
-        | ErrorKind::FutureCompleted
-        | ErrorKind::NoDefaultRuntime
-        | ErrorKind::MissingHeartbeatError => false,
-        // The client library's enum, and it grows.
-        _ => false,
-    }
+    matches!(error.kind(), ErrorKind::ParsingError(_))
+        || matches!(error.kind(), ErrorKind::IOError(error) if is_hung_up(error))
 }
 
 /// Whether somebody who is greeted in plain AMQP answers with an alert of TLS. The client library keeps to itself what

@@ -13,7 +13,7 @@ use super::consumer_channel::{ConsumerChannel, InFlight};
 use super::error::Error;
 use super::generation::{ClientError, Ended, Generation};
 use super::headers::letter;
-use super::intake::{ConsumeMode, Intake, Served};
+use super::intake::{ConsumeMode, Intake, Said, Served};
 use super::settle::Unsettled;
 use crate::wire::envelope::{Letter, Source};
 
@@ -55,15 +55,15 @@ pub enum Purpose {
 /// A source in one generation: it is consumed while all of it is taken, and asked for one letter where one is.
 #[derive(Clone)]
 pub(super) struct Consumer {
-    connection: Arc<Connection>,
-    queue: String,
-    source: Source,
+    pub(super) connection: Arc<Connection>,
+    pub(super) queue: String,
+    pub(super) source: Source,
     prefetch: u16,
     permits: Arc<Semaphore>,
     held: Weak<()>,
-    mode: watch::Receiver<ConsumeMode>,
-    /// `None`: it is consumed alone, which is what others are barred for.
-    barred: Option<watch::Receiver<bool>>,
+    said: watch::Receiver<Said>,
+    /// It is consumed alone, which is what others are barred for.
+    is_alone: bool,
     step: Duration,
 }
 
@@ -92,8 +92,8 @@ impl Consumer {
             prefetch: served.prefetch,
             permits: Arc::clone(&served.permits),
             held: intake.held_by_deliveries(),
-            mode: served.mode.subscribe(),
-            barred: Some(served.barred.subscribe()),
+            said: served.said.subscribe(),
+            is_alone: false,
             step,
         }
     }
@@ -101,15 +101,16 @@ impl Consumer {
     /// The same for a source that is consumed alone, a few letters at once: what is on its way when its connection ends comes
     /// again as a suspect.
     pub(super) fn alone(self) -> Consumer {
-        Consumer { barred: None, prefetch: self.prefetch.min(ALONE_PREFETCH), ..self }
+        Consumer { is_alone: true, prefetch: self.prefetch.min(ALONE_PREFETCH), ..self }
     }
 
     /// How much is to be taken now.
     fn mode(&self) -> ConsumeMode {
-        match &self.barred {
-            Some(barred) if *barred.borrow() => ConsumeMode::Nothing,
-            Some(_) | None => *self.mode.borrow(),
-        }
+        self.mode_of(*self.said.borrow())
+    }
+
+    fn mode_of(&self, said: Said) -> ConsumeMode {
+        if said.barred && !self.is_alone { ConsumeMode::Nothing } else { said.mode }
     }
 
     /// The channel to consume by, its prefetch set, if all of the source is taken now. Nothing is consumed yet.
@@ -122,16 +123,6 @@ impl Consumer {
             }
             ConsumeMode::One | ConsumeMode::Nothing => Ok(None),
         }
-    }
-
-    /// Whether its connection stands.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connection.status().connected()
-    }
-
-    /// The queue that it is of.
-    pub(super) fn queue(&self) -> &str {
-        &self.queue
     }
 
     /// Takes as much as is said, beginning with what is being consumed, until the generation ends or is drained.
@@ -172,10 +163,7 @@ impl Consumer {
             if sink.draining.is_cancelled() {
                 return None;
             }
-            self.mode.mark_unchanged();
-            if let Some(barred) = &mut self.barred {
-                barred.mark_unchanged();
-            }
+            self.said.mark_unchanged();
             let done = match self.mode() {
                 ConsumeMode::All => match self.prepare_and_consume().await {
                     Ok(Some(consuming)) => return Some(consuming),
@@ -183,11 +171,8 @@ impl Consumer {
                     Err(error) => Err(error),
                 },
                 ConsumeMode::One => self.take_one(sink).await.map(|channel| {
-                    if let Some(mut channel) = channel {
-                        channels.spawn(async move {
-                            channel.until_settled().await;
-                            channel.close().await;
-                        });
+                    if let Some(channel) = channel {
+                        channels.spawn(channel.close_when_settled());
                     }
                 }),
                 ConsumeMode::Nothing => Ok(()),
@@ -214,8 +199,7 @@ impl Consumer {
         stream: lapin::Consumer,
         sink: &DeliverySink,
     ) -> Vec<Letter> {
-        let mut mode = self.mode.clone();
-        let mut barred = self.barred.clone();
+        let mut said = self.said.clone();
         let stopping = CancellationToken::new();
         let pump = self.pump(stream, channel, sink, &stopping);
         let mut pump = std::pin::pin!(pump);
@@ -223,8 +207,7 @@ impl Consumer {
             // Who says it outlives every generation.
             tokio::select! {
                 () = sink.draining.cancelled() => {}
-                _ = mode.wait_for(|mode| *mode != ConsumeMode::All) => {}
-                () = until_barred(&mut barred) => {}
+                _ = said.wait_for(|said| self.mode_of(*said) != ConsumeMode::All) => {}
             }
             channel.calm().await;
         };
@@ -254,8 +237,7 @@ impl Consumer {
             biased;
             () = draining.cancelled() => {}
             // Who says it outlives every generation.
-            _ = self.mode.changed() => {}
-            () = changed(&mut self.barred) => {}
+            _ = self.said.changed() => {}
         }
     }
 
@@ -387,21 +369,5 @@ impl Consumer {
         let hold = InFlight::new(permit, &self.held, channel, generation.clone());
         let unsettled = Unsettled::new(acker, generation.clone(), self.step, hold);
         Delivery { letter, unsettled, purpose: Purpose::Handle }
-    }
-}
-
-async fn until_barred(barred: &mut Option<watch::Receiver<bool>>) {
-    match barred {
-        // Who says it outlives every generation.
-        Some(barred) => drop(barred.wait_for(|barred| *barred).await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn changed(barred: &mut Option<watch::Receiver<bool>>) {
-    match barred {
-        // Who says it outlives every generation.
-        Some(barred) => drop(barred.changed().await),
-        None => std::future::pending().await,
     }
 }

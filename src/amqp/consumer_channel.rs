@@ -137,6 +137,12 @@ impl ConsumerChannel {
         let _ = std::mem::replace(&mut self.all_settled, all_settled).recv().await;
     }
 
+    /// Closes the channel once every delivery that came through it is settled.
+    pub(super) async fn close_when_settled(mut self) {
+        self.until_settled().await;
+        self.close().await;
+    }
+
     /// Closes the channel. Only then does the broker hand on what it may have set aside for a consumer that is cancelled
     /// now; such a letter says `redelivered`, although nobody has seen it.
     pub(super) async fn close(self) {

@@ -11,14 +11,11 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection};
 use uuid::Uuid;
 
-use super::connect::Broker;
+use super::connect::{Broker, Timeouts};
 use super::error::Error;
-use super::generation::Role;
+use super::reply_code::PRECONDITION_FAILED;
 use super::step::{short, with_channel, within};
 use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Publishers, Queue, Topology};
-
-/// AMQP's number for a declaration that the broker cannot take as it is.
-const DIFFERS: u16 = 406;
 
 /// What a look at a queue shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +32,21 @@ pub struct Depth {
 /// # Errors
 /// What the broker says. What is not there is no error.
 pub async fn delete_all(broker: &Broker, topology: &Topology) -> Result<(), Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let deleted = delete(broker, &connection, topology).await;
-    broker.close(&connection).await;
-    deleted
+    let Timeouts { step, declare, .. } = broker.timeouts;
+    let deleting = async |channel: Channel| {
+        try_join_all(topology.queues().iter().map(async |queue| {
+            let deleting = channel.queue_delete(short(&queue.name)?, QueueDeleteOptions::default());
+            within(format!("delete queue `{}`", queue.name), declare, deleting).await
+        }))
+        .await?;
+        try_join_all(topology.exchanges().iter().map(async |exchange| {
+            let deleting = channel.exchange_delete(short(&exchange.name)?, ExchangeDeleteOptions::default());
+            within(format!("delete exchange `{}`", exchange.name), step, deleting).await
+        }))
+        .await
+    };
+    broker.with_connection(async |connection, _| with_channel(connection, step, deleting).await).await?;
+    Ok(())
 }
 
 /// Deletes one queue by its full name, with all that is in it: one that is not of the topology, as a ledger's.
@@ -46,14 +54,13 @@ pub async fn delete_all(broker: &Broker, topology: &Topology) -> Result<(), Erro
 /// # Errors
 /// What the broker says. That it is not there is no error.
 pub async fn delete_queue(broker: &Broker, queue: &str) -> Result<(), Error> {
-    let (connection, _) = broker.connect(Role::Consume, 0).await?;
-    let deleted = with_channel(&connection, broker.timeouts.step, async |channel| {
+    let Timeouts { step, declare, .. } = broker.timeouts;
+    let deleting = async |channel: Channel| {
         let deleting = channel.queue_delete(short(queue)?, QueueDeleteOptions::default());
-        within(format!("delete queue `{queue}`"), broker.timeouts.declare, deleting).await
-    })
-    .await;
-    broker.close(&connection).await;
-    deleted.map(|_| ())
+        within(format!("delete queue `{queue}`"), declare, deleting).await
+    };
+    broker.with_connection(async |connection, _| with_channel(connection, step, deleting).await).await?;
+    Ok(())
 }
 
 /// Declares on a connection that is there: exchanges, then queues, then bindings, each lot at once. It ends with the
@@ -99,24 +106,6 @@ pub(super) async fn all_are_there(
     try_join_all(topology.queues().iter().map(|queue| depth(&channel, &queue.name, step))).await?;
     let _ = within("close the channel of the topology", step, channel.close(200, "done".into())).await;
     Ok(())
-}
-
-async fn delete(broker: &Broker, connection: &Connection, topology: &Topology) -> Result<(), Error> {
-    let step = broker.timeouts.step;
-    with_channel(connection, step, async |channel| {
-        try_join_all(topology.queues().iter().map(async |queue| {
-            let deleting = channel.queue_delete(short(&queue.name)?, QueueDeleteOptions::default());
-            within(format!("delete queue `{}`", queue.name), broker.timeouts.declare, deleting).await
-        }))
-        .await?;
-        try_join_all(topology.exchanges().iter().map(async |exchange| {
-            let deleting = channel.exchange_delete(short(&exchange.name)?, ExchangeDeleteOptions::default());
-            within(format!("delete exchange `{}`", exchange.name), step, deleting).await
-        }))
-        .await
-    })
-    .await
-    .map(|_| ())
 }
 
 /// How many messages are ready in a queue. Asks for no permission, and changes nothing.
@@ -210,7 +199,7 @@ pub(super) async fn may_declare_queue(channel: &Channel, queue: &Queue, step: Du
 fn refused_as_meant(asked: Result<(), Error>, argument: &str) -> Result<(), Error> {
     match asked {
         Err(error) => match error.said() {
-            Some((DIFFERS, text)) if text.contains(&format!("'{argument}'")) => Ok(()),
+            Some((PRECONDITION_FAILED, text)) if text.contains(&format!("'{argument}'")) => Ok(()),
             Some(_) | None => Err(error),
         },
         Ok(()) => Ok(()),

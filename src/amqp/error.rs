@@ -166,22 +166,7 @@ impl Error {
 /// A channel that does not do what it must ends the generation.
 impl From<Error> for Ended {
     fn from(error: Error) -> Ended {
-        match error {
-            Error::Failed { source, .. } => {
-                Ended::ConnectionLost { role: Role::Consume, source: Some(source) }
-            }
-            Error::Tls { .. }
-            | Error::LoginRefused { .. }
-            | Error::Late { .. }
-            | Error::Unfit { .. }
-            | Error::NameTooLong { .. } => Ended::ConnectionLost { role: Role::Consume, source: None },
-        }
+        let source = if let Error::Failed { source, .. } = error { Some(source) } else { None };
+        Ended::ConnectionLost { role: Role::Consume, source }
     }
-}
-
-/// Whether the broker has refused something for want of a right: of a connection that is being made, because user or
-/// password is not right.
-pub(super) fn is_access_refused(error: &lapin::Error) -> bool {
-    const ACCESS_REFUSED: u16 = 403;
-    matches!(error.kind(), ErrorKind::ProtocolError(said) if said.get_id() == ACCESS_REFUSED)
 }

@@ -40,9 +40,15 @@ pub(super) struct Served {
     pub(super) prefetch: u16,
     pub(super) permits: Arc<Semaphore>,
     /// Outlives a generation: the next one begins with what was said last.
-    pub(super) mode: watch::Sender<ConsumeMode>,
+    pub(super) said: watch::Sender<Said>,
+}
+
+/// How much of a source is consumed, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said {
+    pub(super) mode: ConsumeMode,
     /// Whether it is not consumed with the others.
-    pub(super) barred: watch::Sender<bool>,
+    pub(super) barred: bool,
 }
 
 impl Intake {
@@ -63,8 +69,7 @@ impl Intake {
                 source,
                 prefetch,
                 permits: Arc::new(Semaphore::new(usize::from(prefetch))),
-                mode: watch::Sender::new(ConsumeMode::All),
-                barred: watch::Sender::new(false),
+                said: watch::Sender::new(Said { mode: ConsumeMode::All, barred: false }),
             });
         Intake(Arc::new(Inner { served: served.collect(), held: Arc::new(()) }))
     }
@@ -78,9 +83,9 @@ impl Intake {
     /// changes nothing, but for [`ConsumeMode::One`]: that is one more.
     pub(super) fn consume(&self, source: Source, mode: ConsumeMode) {
         for served in self.0.served.iter().filter(|served| served.source == source) {
-            served.mode.send_if_modified(|now| {
-                let is_news = *now != mode || mode == ConsumeMode::One;
-                *now = mode;
+            served.said.send_if_modified(|said| {
+                let is_news = said.mode != mode || mode == ConsumeMode::One;
+                said.mode = mode;
                 is_news
             });
         }
@@ -98,7 +103,7 @@ impl Intake {
 
     fn set_barred(&self, source: Source, barred: bool) {
         for served in self.0.served.iter().filter(|served| served.source == source) {
-            served.barred.send_replace(barred);
+            served.said.send_modify(|said| said.barred = barred);
         }
     }
 

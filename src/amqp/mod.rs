@@ -33,6 +33,7 @@ mod permissions;
 pub mod preflight;
 pub mod publisher;
 pub mod remarks;
+mod reply_code;
 pub mod screen;
 pub mod serve;
 pub mod session;

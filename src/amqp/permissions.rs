@@ -1,24 +1,20 @@
 //! May we do what a worker does? Asked of the broker without leaving a trace: what is published in a transaction and
 //! rolled back goes nowhere, and from a queue that is empty nothing is taken.
 
+use std::time::Duration;
+
 use futures_util::{FutureExt, StreamExt, stream};
 use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Connection};
 
-use super::connect::Broker;
 use super::declare::{look_at_exchange, may_bind};
 use super::depths::depth_of;
 use super::error::Error;
 use super::finding::{BrokerObject, Finding, Target};
+use super::reply_code::{ACCESS_REFUSED, NOT_FOUND};
 use super::step::{short, with_channel, within};
 use super::topology::{Binding, Destination, Exchange, Topology};
 use crate::config::Declare;
-
-/// AMQP's number for what we may not do.
-pub(super) const NOT_ALLOWED: u16 = 403;
-
-/// And for what is not there.
-const NOT_FOUND: u16 = 404;
 
 /// So many questions are asked at the same time.
 const AT_ONCE: usize = 16;
@@ -36,8 +32,8 @@ enum Question {
 /// # Errors
 /// When the broker cannot be asked.
 pub(super) async fn ask(
-    broker: &Broker,
     connection: &Connection,
+    step: Duration,
     topology: &Topology,
     place: &Target,
     worker: Declare,
@@ -46,8 +42,7 @@ pub(super) async fn ask(
     let exchanges = topology.exchanges().iter().filter(|exchange| published_to.contains(&exchange.name));
     let publishing = exchanges.cloned().map(Question::PublishTo);
     let consuming = topology.consumed_from().into_iter().map(Question::ConsumeFrom);
-    let asking =
-        publishing.chain(consuming).map(|question| put(broker, connection, question, worker).boxed());
+    let asking = publishing.chain(consuming).map(|question| put(connection, step, question, worker).boxed());
     // A list first: nothing runs before it is polled, so it is only the order of the turns.
     let asking: Vec<_> = asking.collect();
     let mut answers = stream::iter(asking).buffered(AT_ONCE);
@@ -60,10 +55,10 @@ pub(super) async fn ask(
         match (error.said(), question) {
             // The channel may be closed before we have asked for the answer; then nothing is left of what was said. The
             // exchange was there a moment ago, so it can only be the permission.
-            (Some((NOT_ALLOWED, _)) | None, Question::PublishTo(exchange)) => {
+            (Some((ACCESS_REFUSED, _)) | None, Question::PublishTo(exchange)) => {
                 findings.push(place.not_permitted(BrokerObject::Exchange(exchange.name), "publish to"));
             }
-            (Some((NOT_ALLOWED, _)), Question::ConsumeFrom(queue)) => {
+            (Some((ACCESS_REFUSED, _)), Question::ConsumeFrom(queue)) => {
                 findings.push(place.not_permitted(BrokerObject::Queue(queue), "consume from"));
             }
             (_, Question::PublishTo(_) | Question::ConsumeFrom(_)) => {}
@@ -73,21 +68,21 @@ pub(super) async fn ask(
 }
 
 async fn put(
-    broker: &Broker,
     connection: &Connection,
+    step: Duration,
     question: Question,
     worker: Declare,
 ) -> (Question, Result<(), Error>) {
     let answer = match &question {
-        Question::PublishTo(exchange) => publish_nothing(broker, connection, &exchange.name, "").await,
-        Question::ConsumeFrom(queue) => get_nothing(broker, connection, queue).await,
+        Question::PublishTo(exchange) => publish_nothing(connection, step, &exchange.name, "").await,
+        Question::ConsumeFrom(queue) => get_nothing(connection, step, queue).await,
     };
     let missing = answer.as_ref().is_err_and(|error| error.said().is_some_and(|(it, _)| it == NOT_FOUND));
     let answer = match (missing, worker, &question) {
         (true, Declare::Missing, Question::PublishTo(exchange)) => {
-            write_to_missing(broker, connection, exchange).await
+            write_to_missing(connection, step, exchange).await
         }
-        (true, Declare::Missing, Question::ConsumeFrom(queue)) => get(broker, connection, queue).await,
+        (true, Declare::Missing, Question::ConsumeFrom(queue)) => get(connection, step, queue).await,
         (true, Declare::Nothing, _) | (false, _, _) => answer,
     };
     (question, answer)
@@ -104,15 +99,15 @@ pub(super) enum Obstacle {
 
 /// Why the broker takes nothing with this key for this exchange; `None`: it would, or it does not say.
 pub(super) async fn obstacle(
-    broker: &Broker,
     connection: &Connection,
+    step: Duration,
     exchange: &str,
     routing_key: &str,
 ) -> Option<Obstacle> {
-    let error = publish_nothing(broker, connection, exchange, routing_key).await.err()?;
+    let error = publish_nothing(connection, step, exchange, routing_key).await.err()?;
     match error.said() {
         Some((NOT_FOUND, _)) => Some(Obstacle::Missing),
-        Some((NOT_ALLOWED, _)) => Some(Obstacle::NotPermitted),
+        Some((ACCESS_REFUSED, _)) => Some(Obstacle::NotPermitted),
         Some(_) => None,
         // As above: it was there a moment ago.
         None => error.is_refusal().then_some(Obstacle::NotPermitted),
@@ -121,12 +116,7 @@ pub(super) async fn obstacle(
 
 /// The broker looks at permissions before it looks for the exchange. Whoever declares binds from this one, and so may
 /// read from it.
-async fn write_to_missing(
-    broker: &Broker,
-    connection: &Connection,
-    exchange: &Exchange,
-) -> Result<(), Error> {
-    let step = broker.timeouts.step;
+async fn write_to_missing(connection: &Connection, step: Duration, exchange: &Exchange) -> Result<(), Error> {
     let name = exchange.name.clone();
     let itself =
         Binding { source: name.clone(), destination: Destination::Exchange(name), key: String::new() };
@@ -134,12 +124,11 @@ async fn write_to_missing(
 }
 
 async fn publish_nothing(
-    broker: &Broker,
     connection: &Connection,
+    step: Duration,
     exchange: &str,
     routing_key: &str,
 ) -> Result<(), Error> {
-    let step = broker.timeouts.step;
     with_channel(connection, step, async |channel| {
         look_at_exchange(&channel, exchange, step).await?;
         within("begin a transaction", step, channel.tx_select()).await?;
@@ -156,15 +145,14 @@ async fn publish_nothing(
     .await
 }
 
-async fn get_nothing(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
-    match depth_of(connection, queue, broker.timeouts.step).await? {
-        0 => get(broker, connection, queue).await,
+async fn get_nothing(connection: &Connection, step: Duration, queue: &str) -> Result<(), Error> {
+    match depth_of(connection, queue, step).await? {
+        0 => get(connection, step, queue).await,
         _ => Ok(()),
     }
 }
 
-async fn get(broker: &Broker, connection: &Connection, queue: &str) -> Result<(), Error> {
-    let step = broker.timeouts.step;
+async fn get(connection: &Connection, step: Duration, queue: &str) -> Result<(), Error> {
     with_channel(connection, step, async |channel| {
         let getting = channel.basic_get(short(queue)?, BasicGetOptions::default());
         if let Some(letter) = within(format!("look into queue `{queue}`"), step, getting).await? {

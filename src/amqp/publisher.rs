@@ -265,7 +265,7 @@ impl PublishSession {
             || matches!(&error.why, Ended::ConnectionLost { source: Some(fault), .. } if is_said(fault))
         {
             for (exchange, routing_key) in addresses {
-                match obstacle(&self.broker, &self.connection, &exchange, &routing_key).await {
+                match obstacle(&self.connection, self.broker.timeouts.step, &exchange, &routing_key).await {
                     Some(Obstacle::Missing) => return Err(PublishError::NoExchange { exchange }),
                     Some(Obstacle::NotPermitted) => {
                         let vhost = self.broker.first_vhost();

@@ -48,11 +48,17 @@ impl<H: DeliveryHandler> Serving<'_, H> {
         let publisher = session.publisher().clone();
         let (out, mut depths) = mpsc::channel(1);
         let step = settings.broker.timeouts.step;
-        let consuming = Arc::clone(session.consuming());
+        let consuming = Arc::clone(&session.consuming);
         // A task of its own: a broker that does not answer it must hold up nobody here.
-        session.spawn(poll_depths(consuming, settings.topology.unrouted(), handler.watched(), step, out));
-        let unfit = session.unfit().clone();
-        let mut regroup = std::pin::pin!(regroup(session.layout()));
+        session.tasks.spawn(poll_depths(
+            consuming,
+            settings.topology.unrouted(),
+            handler.watched(),
+            step,
+            out,
+        ));
+        let unfit = session.unfit.clone();
+        let mut regroup = std::pin::pin!(regroup(session.layout));
         loop {
             tokio::select! {
                 biased;

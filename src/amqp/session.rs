@@ -30,13 +30,17 @@ pub(super) enum Layout {
 /// One generation: a connection that publishes, one that consumes (or several), and everything on them.
 pub struct Session {
     pub(super) broker: Broker,
+    /// The number of the address that it is connected to.
     pub(super) at: usize,
     pub(super) generation: Generation,
+    /// Which connections it consumes by.
     pub(super) layout: Layout,
     pub(super) publishing: PublishSession,
+    /// The connection that it consumes and looks around by.
     pub(super) consuming: Arc<Connection>,
     /// Where each queue has a connection of its own.
     pub(super) apart: Vec<(Source, Arc<Connection>)>,
+    /// How many queues it consumed when it began.
     pub(super) consumers_len: usize,
     pub(super) deliveries: mpsc::Receiver<Delivery>,
     /// The delivery that is next, while an alarm holds it up.
@@ -46,7 +50,7 @@ pub struct Session {
     pub(super) pumps: JoinSet<Vec<Letter>>,
     /// The broker does not fit any more.
     pub(super) unfit: CancellationToken,
-    // Stopped when it is dropped.
+    /// What goes on until it is given back.
     pub(super) tasks: JoinSet<()>,
 }
 
@@ -91,36 +95,6 @@ impl Session {
     /// The broker that it is connected to: host, port and virtual host.
     pub fn address(&self) -> String {
         self.broker.shown(self.at)
-    }
-
-    /// The number of that address.
-    pub(super) fn address_number(&self) -> usize {
-        self.at
-    }
-
-    /// Which connections it consumes by.
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    /// The connection that it consumes and looks around by.
-    pub(super) fn consuming(&self) -> &Arc<Connection> {
-        &self.consuming
-    }
-
-    /// How many queues it consumed when it began.
-    pub(super) fn consumers_len(&self) -> usize {
-        self.consumers_len
-    }
-
-    /// Cancelled when the broker does not fit any more.
-    pub(super) fn unfit(&self) -> &CancellationToken {
-        &self.unfit
-    }
-
-    /// Something that goes on until it is given back.
-    pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
     }
 
     /// The source whose own connection has ended, while all others live.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lapin::types::ShortString;
 use lapin::{Channel, Connection};
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::generation::ClientError;
@@ -18,6 +19,14 @@ pub(super) async fn within<T>(
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(Error::Failed { step: step.into(), source: ClientError(error) }),
         Err(_) => Err(Error::Late { step: step.into(), after: limit }),
+    }
+}
+
+/// Waits until then; where there is no such time, for ever.
+pub(super) async fn sleep_until_if(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

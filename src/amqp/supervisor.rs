@@ -65,7 +65,7 @@ pub async fn run_generations(
         let Some(mut session) = wait_for_broker(stop, settings, jitter, number, address, layout).await else {
             return serving.stopped_without_broker().await;
         };
-        events::generation_started(number, &session.address(), session.consumers_len());
+        events::generation_started(number, &session.address(), session.consumers_len);
         let Some(why) = serving.serve(&mut session).await else {
             return serving.drain(session).await;
         };
@@ -77,7 +77,7 @@ pub async fn run_generations(
             }
         }
         events::generation_ended(number, &why, settings.held());
-        address = next_address(session.address_number(), &why);
+        address = next_address(session.at, &why);
         let blamed = match layout {
             Layout::Joint => suspicion.joint_ended(Instant::now(), &why),
             Layout::Apart => {

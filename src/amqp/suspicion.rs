@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lapin::ErrorKind;
 use tokio::time::Instant;
 
 use super::generation::{ClientError, Ended, Role};
+use super::reply_code;
 use super::session::Layout;
 use crate::wire::envelope::Source;
 
@@ -17,9 +17,6 @@ use crate::wire::envelope::Source;
 const FAULTS: usize = 3;
 /// ... within so long are suspicious.
 const WITHIN: Duration = Duration::from_secs(20);
-
-/// What AMQP calls a connection that an operator has closed, or a node that goes down.
-const CONNECTION_FORCED: u16 = 320;
 
 /// What has happened so far.
 #[derive(Debug, Default)]
@@ -112,24 +109,7 @@ pub(super) fn is_fault(why: &Ended) -> bool {
 }
 
 fn is_forced(fault: &ClientError) -> bool {
-    match fault.0.kind() {
-        ErrorKind::ProtocolError(error) => error.get_id() == CONNECTION_FORCED,
-        ErrorKind::ChannelsLimitReached
-        | ErrorKind::InvalidProtocolVersion(_)
-        | ErrorKind::InvalidChannel(_)
-        | ErrorKind::InvalidChannelState(..)
-        | ErrorKind::InvalidConnectionState(_)
-        | ErrorKind::IOError(_)
-        | ErrorKind::RuntimeShutdownError(_)
-        | ErrorKind::ParsingError(_)
-        | ErrorKind::SerialisationError(_)
-        | ErrorKind::AuthProviderError(_)
-        | ErrorKind::FutureCompleted
-        | ErrorKind::NoDefaultRuntime
-        | ErrorKind::MissingHeartbeatError => false,
-        // The client library's enum, and it grows.
-        _ => false,
-    }
+    reply_code::of(&fault.0) == Some(reply_code::CONNECTION_FORCED)
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use futures_util::{Stream, StreamExt};
 use lapin::options::BasicQosOptions;
 use lapin::{Channel, ErrorKind, Event};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{HEARTBEAT_S, Timeouts};
 use super::connection::Connection;
-use super::error::{Error, is_access_refused};
+use super::error::Error;
 use super::generation::{ClientError, Ended, Generation, Role};
-use super::step::within;
+use super::reply_code;
+use super::step::{sleep_until_if, within};
 use super::transport::Held;
 use crate::telemetry::events;
 
@@ -106,7 +107,7 @@ pub(super) async fn watch(
         let event = tokio::select! {
             biased;
             event = events.next() => event,
-            () = deadline(blocked_until) => break Ended::Blocked { after: blocked_max },
+            () = sleep_until_if(blocked_until) => break Ended::Blocked { after: blocked_max },
         };
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
@@ -139,16 +140,9 @@ pub(super) async fn watch(
 /// Whether the broker has refused to declare something, or to look at it: nothing that letters go through needs that right.
 /// RabbitMQ 4.3 asks for it also where a declaration is passive.
 fn is_refused_look(error: &lapin::Error) -> bool {
-    is_access_refused(error)
+    reply_code::of(error) == Some(reply_code::ACCESS_REFUSED)
         && matches!(error.kind(), ErrorKind::ProtocolError(said)
             if said.get_message().as_str().contains("configure access to"))
-}
-
-async fn deadline(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

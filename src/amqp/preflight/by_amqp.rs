@@ -16,19 +16,12 @@ use crate::amqp::declare::{
 };
 use crate::amqp::error::Error;
 use crate::amqp::finding::{BrokerObject, Finding, Target};
+use crate::amqp::reply_code::{
+    ACCESS_REFUSED, CONNECTION_FORCED, INTERNAL_ERROR, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_ERROR,
+    RESOURCE_LOCKED,
+};
 use crate::amqp::step::with_channel;
 use crate::amqp::topology::{Binding, Exchange, Publishers, Queue, Topology};
-
-/// AMQP's numbers for what can be wrong with a declaration.
-const NOT_ALLOWED: u16 = 403;
-const NOT_FOUND: u16 = 404;
-const LOCKED: u16 = 405;
-const DIFFERS: u16 = 406;
-
-/// And for what is not wrong with it, but with the broker, for a moment.
-const CONNECTION_FORCED: u16 = 320;
-const RESOURCE_ERROR: u16 = 506;
-const INTERNAL_ERROR: u16 = 541;
 
 /// So many things are looked at at the same time.
 const AT_ONCE: usize = 16;
@@ -109,7 +102,7 @@ pub(super) async fn look(
         let object = object_of(binding);
         match found {
             Found::Right | Found::ToDeclare => {}
-            Found::Wrong(Said { number: NOT_ALLOWED, .. }) => {
+            Found::Wrong(Said { number: ACCESS_REFUSED, .. }) => {
                 looked.findings.push(place.not_permitted(object, "declare"));
             }
             // One of its ends is not there.
@@ -136,8 +129,8 @@ impl Looked {
         };
         match number {
             NOT_FOUND => self.findings.push(place.missing(object)),
-            NOT_ALLOWED => self.not_compared.push(place.not_permitted(object, "declare")),
-            DIFFERS | LOCKED => match inequivalent(&text) {
+            ACCESS_REFUSED => self.not_compared.push(place.not_permitted(object, "declare")),
+            PRECONDITION_FAILED | RESOURCE_LOCKED => match inequivalent(&text) {
                 Some((argument, found)) => self.findings.push(differs(argument, &found)),
                 None => self.findings.push(differs("declaration", &text)),
             },
@@ -165,43 +158,44 @@ struct Look<'a> {
 impl Look<'_> {
     async fn of_exchange(&self, exchange: &Exchange) -> Result<Found, Error> {
         let step = self.broker.timeouts.step;
-        let there = match self.doing {
-            // A declaration would make what is not there.
-            Doing::Looking | Doing::Asking => {
-                self.alone(async |channel| look_at_exchange(&channel, &exchange.name, step).await).await
-            }
-            Doing::Declaring => Ok(()),
-        };
-        if self.is_to_declare(&there) {
-            let asking = self.alone(async |channel| may_declare_exchange(&channel, exchange, step).await);
-            return said_against(asking.await, Found::ToDeclare);
-        }
-        let compared = match there {
-            Ok(()) => {
-                found(self.alone(async |channel| declare_exchange(&channel, exchange, step).await).await)?
-            }
-            Err(error) => Err(error),
-        };
-        said_against(compared, Found::Right)
+        self.of(
+            async |channel| look_at_exchange(&channel, &exchange.name, step).await,
+            async |channel| may_declare_exchange(&channel, exchange, step).await,
+            async |channel| declare_exchange(&channel, exchange, step).await,
+        )
+        .await
     }
 
     async fn of_queue(&self, queue: &Queue) -> Result<Found, Error> {
         let Timeouts { step, declare, .. } = self.broker.timeouts;
+        self.of(
+            async |channel| depth(&channel, &queue.name, step).await.map(drop),
+            async |channel| may_declare_queue(&channel, queue, step).await,
+            async |channel| declare_queue(&channel, queue, declare).await,
+        )
+        .await
+    }
+
+    /// Looks whether something is there, and compares it by declaring it; or asks whether it may be declared, where it is not
+    /// there.
+    async fn of(
+        &self,
+        look: impl AsyncFnOnce(Channel) -> Result<(), Error>,
+        ask: impl AsyncFnOnce(Channel) -> Result<(), Error>,
+        declare: impl AsyncFnOnce(Channel) -> Result<(), Error>,
+    ) -> Result<Found, Error> {
         let there = match self.doing {
-            Doing::Looking | Doing::Asking => {
-                self.alone(async |channel| depth(&channel, &queue.name, step).await.map(|_| ())).await
-            }
+            // A declaration would make what is not there.
+            Doing::Looking | Doing::Asking => self.alone(look).await,
             Doing::Declaring => Ok(()),
         };
-        if self.is_to_declare(&there) {
-            let asking = self.alone(async |channel| may_declare_queue(&channel, queue, step).await);
-            return said_against(asking.await, Found::ToDeclare);
+        match (self.doing, there) {
+            (_, Ok(())) => said_against(found(self.alone(declare).await)?, Found::Right),
+            (Doing::Asking, Err(error)) if is_not_there(&error) => {
+                said_against(self.alone(ask).await, Found::ToDeclare)
+            }
+            (Doing::Asking | Doing::Looking | Doing::Declaring, error) => said_against(error, Found::Right),
         }
-        let compared = match there {
-            Ok(()) => found(self.alone(async |channel| declare_queue(&channel, queue, declare).await).await)?,
-            Err(error) => Err(error),
-        };
-        said_against(compared, Found::Right)
     }
 
     async fn of_binding(&self, binding: &Binding) -> Result<Found, Error> {
@@ -220,14 +214,6 @@ impl Look<'_> {
     /// Does one thing by a channel of its own.
     async fn alone<T>(&self, work: impl AsyncFnOnce(Channel) -> Result<T, Error>) -> Result<T, Error> {
         with_channel(self.connection, self.broker.timeouts.step, work).await
-    }
-
-    /// Whether this look has found nothing, and whoever declares would make it.
-    fn is_to_declare(&self, there: &Result<(), Error>) -> bool {
-        match (self.doing, there) {
-            (Doing::Asking, Err(error)) => is_not_there(error),
-            (Doing::Asking, Ok(())) | (Doing::Looking | Doing::Declaring, _) => false,
-        }
     }
 }
 

@@ -32,9 +32,9 @@ use super::declare::{Depth, all_are_there, declare, depth_and_consumers};
 use super::error::Error;
 use super::finding::Target;
 use super::generation::Role;
-use super::permissions;
 use super::step::with_channel;
 use super::topology::{Topology, Who};
+use super::{permissions, reply_code};
 use crate::config::Declare;
 use crate::domain::intent::Kind;
 use crate::management::Management;
@@ -73,11 +73,11 @@ pub async fn inspect(
     topology: &Topology,
     requirements: &Requirements,
 ) -> Result<Report, Error> {
-    let (connection, at) = broker.connect(Role::Consume, 0).await?;
-    let look = Look { broker, connection: &connection, vhost: broker.vhost(at), topology, requirements };
-    let report = look.as_seen_from_outside().await;
-    broker.close(&connection).await;
-    report
+    let looking = async |connection: &Connection, at| {
+        let vhost = broker.vhost(at);
+        Look { broker, connection, vhost, topology, requirements }.as_seen_from_outside().await
+    };
+    broker.with_connection(looking).await
 }
 
 /// Declares what is missing, and says all that differs.
@@ -85,18 +85,12 @@ pub async fn inspect(
 /// # Errors
 /// [`Error::Unfit`] with all that differs; or the broker cannot be asked.
 pub async fn apply(broker: &Broker, topology: &Topology) -> Result<(), Error> {
-    let (connection, at) = broker.connect(Role::Consume, 0).await?;
-    let requirements = Requirements::default();
-    let look = Look {
-        broker,
-        connection: &connection,
-        vhost: broker.vhost(at),
-        topology,
-        requirements: &requirements,
+    let requirements = &Requirements::default();
+    let declaring = async |connection: &Connection, at| {
+        let vhost = broker.vhost(at);
+        Look { broker, connection, vhost, topology, requirements }.declared().await
     };
-    let applied = look.declared().await;
-    broker.close(&connection).await;
-    match applied?.findings {
+    match broker.with_connection(declaring).await?.findings {
         findings if findings.is_empty() => Ok(()),
         findings => Err(Error::Unfit { findings }),
     }
@@ -165,7 +159,7 @@ impl Preflight {
     /// What the broker's refusal of a consumer means: that we may not read the queue is a finding.
     pub(super) fn refused(&self, error: Error, vhost: &str, topology: &Topology, queue: &str) -> Error {
         match error.said() {
-            Some((permissions::NOT_ALLOWED, _)) => {
+            Some((reply_code::ACCESS_REFUSED, _)) => {
                 self.0.fits.store(false, Ordering::Relaxed);
                 let place = place(&self.0.requirements, vhost, topology);
                 let object = BrokerObject::Queue(queue.to_owned());
@@ -328,7 +322,14 @@ impl Look<'_> {
         let permissions = async {
             match worker {
                 Some(worker) => {
-                    permissions::ask(self.broker, self.connection, self.topology, &place, *worker).await
+                    permissions::ask(
+                        self.connection,
+                        self.broker.timeouts.step,
+                        self.topology,
+                        &place,
+                        *worker,
+                    )
+                    .await
                 }
                 None => Ok(Vec::new()),
             }
