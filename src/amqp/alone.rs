@@ -6,16 +6,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::consumer::Delivery;
 use super::depths::depth_of;
-use super::generation::{Ended, Numbers};
+use super::generation::Ended;
 use super::handler::DeliveryHandler;
 use super::publisher::Publisher;
 use super::session::{Layout, Session};
-use super::settings::Settings;
-use crate::clock::JitterSource;
+use super::settings::Means;
 use crate::telemetry::events;
 use crate::wire::envelope::{Letter, Source};
 
@@ -59,44 +57,29 @@ impl FromAlone {
 }
 
 /// All queues that are not consumed with the others. Dropping it ends their connections.
-pub(super) struct Alone<'a> {
-    settings: &'a Settings,
-    jitter: &'a JitterSource,
-    numbers: &'a Numbers,
-    stop: &'a CancellationToken,
+pub(super) struct Alone {
+    means: Means,
     /// Dropped at the stop: then the channel ends with the last task.
     out: Option<mpsc::Sender<FromAlone>>,
     deliveries: mpsc::Receiver<FromAlone>,
     tasks: JoinSet<()>,
 }
 
-impl<'a> Alone<'a> {
+impl Alone {
     /// No queue yet.
-    pub(super) fn new(
-        settings: &'a Settings,
-        jitter: &'a JitterSource,
-        numbers: &'a Numbers,
-        stop: &'a CancellationToken,
-    ) -> Alone<'a> {
+    pub(super) fn new(means: Means) -> Alone {
         let (out, deliveries) = mpsc::channel(1);
-        Alone { settings, jitter, numbers, stop, out: Some(out), deliveries, tasks: JoinSet::new() }
+        Alone { means, out: Some(out), deliveries, tasks: JoinSet::new() }
     }
 
     /// Nothing of this source is consumed with the others from now on; `why` is how its connection ended.
     pub(super) fn stop_lane(&mut self, source: Source, why: &Ended) {
         let Some(out) = self.out.clone() else { return };
-        self.settings.intake.bar(source);
-        let queue = self.settings.topology.queue_of(source);
+        let settings = &self.means.settings;
+        settings.intake.bar(source);
+        let queue = settings.topology.queue_of(source);
         events::lane_stopped(&queue, why, TRIED_AGAIN_AFTER);
-        let lane = Lane {
-            settings: self.settings.clone(),
-            jitter: self.jitter.clone(),
-            numbers: self.numbers.clone(),
-            stop: self.stop.clone(),
-            source,
-            queue,
-            out,
-        };
+        let lane = Lane { means: self.means.clone(), source, queue, out };
         self.tasks.spawn(lane.try_again());
     }
 
@@ -106,7 +89,7 @@ impl<'a> Alone<'a> {
         tokio::select! {
             biased;
             from = self.deliveries.recv() => return from,
-            () = self.stop.cancelled(), if self.out.is_some() => self.out = None,
+            () = self.means.stop.cancelled(), if self.out.is_some() => self.out = None,
         }
         self.deliveries.recv().await
     }
@@ -114,10 +97,7 @@ impl<'a> Alone<'a> {
 
 /// One of them.
 struct Lane {
-    settings: Settings,
-    jitter: JitterSource,
-    numbers: Numbers,
-    stop: CancellationToken,
+    means: Means,
     source: Source,
     queue: String,
     out: mpsc::Sender<FromAlone>,
@@ -141,10 +121,10 @@ impl Lane {
         let mut pause = TRIED_AGAIN_AFTER;
         loop {
             // Not all workers of a broker at once.
-            let spread = self.jitter.draw().part_of(pause / 4);
+            let spread = self.means.jitter.draw().part_of(pause / 4);
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
+                () = self.means.stop.cancelled() => return,
                 () = sleep(pause - spread) => {}
             }
             match self.once().await {
@@ -155,7 +135,7 @@ impl Lane {
                     events::lane_stopped(&self.queue, &why, pause);
                 }
                 Tried::Sound => {
-                    self.settings.intake.unbar(self.source);
+                    self.means.settings.intake.unbar(self.source);
                     events::lane_consumed_again(&self.queue);
                     return;
                 }
@@ -164,12 +144,13 @@ impl Lane {
     }
 
     async fn once(&self) -> Tried {
-        let (number, layout) = (self.numbers.next(), Layout::Only(self.source));
-        let mut session = match Session::open_unless(&self.stop, &self.settings, number, 0, layout).await {
-            Ok(Some(session)) => session,
-            Ok(None) => return Tried::Stopped,
-            Err(_) => return Tried::Unreachable,
-        };
+        let (number, layout) = (self.means.numbers.next(), Layout::Only(self.source));
+        let mut session =
+            match Session::open_unless(&self.means.stop, &self.means.settings, number, 0, layout).await {
+                Ok(Some(session)) => session,
+                Ok(None) => return Tried::Stopped,
+                Err(_) => return Tried::Unreachable,
+            };
         let tried = self.consume(&mut session).await;
         match tried {
             Tried::Sound | Tried::Stopped => self.finish(&mut session).await,
@@ -185,12 +166,12 @@ impl Lane {
 
     async fn consume(&self, session: &mut Session) -> Tried {
         let begun = Instant::now();
-        let step = self.settings.broker.timeouts.step;
+        let step = self.means.settings.broker.timeouts.step;
         let mut looked_at = begun + EMPTY_AFTER;
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Tried::Stopped,
+                () = self.means.stop.cancelled() => return Tried::Stopped,
                 delivery = session.next() => match delivery {
                     Some(delivery) => self.hand_on(session, delivery).await,
                     None => return Tried::Faulty(session.ended().await),
@@ -219,7 +200,7 @@ impl Lane {
             self.hand_on(session, delivery).await;
         }
         // Bounded by the longest that a letter may be in hand; at a stop, by who waits for us.
-        let handling_max = self.settings.requirements().handling_max.unwrap_or(LASTED);
+        let handling_max = self.means.settings.requirements().handling_max.unwrap_or(LASTED);
         let _ = timeout(handling_max, session.all_settled()).await;
     }
 }

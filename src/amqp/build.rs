@@ -99,6 +99,7 @@ impl Prepared {
         let Settings { broker, topology, preflight, intake } = settings;
         let step = broker.timeouts.step;
         let generation = Generation::new(number);
+        let is_of_one = matches!(layout, Layout::Only(_));
         let mut tasks = JoinSet::new();
 
         let consuming = Arc::new(consuming);
@@ -120,20 +121,16 @@ impl Prepared {
                 Layout::Apart => Arc::new(broker.connect_at(Role::Consume, at).await?),
             };
             let consumer = Consumer::new(&connection, intake, served, queue, step);
-            let consumer = match layout {
-                Layout::Joint | Layout::Apart => consumer,
-                Layout::Only(_) => consumer.alone(),
-            };
+            let consumer = if is_of_one { consumer.alone() } else { consumer };
             let channel = consumer.prepare().await?;
             Ok((consumer, channel))
         }));
         let looking = async {
-            match layout {
-                Layout::Joint | Layout::Apart => {
-                    preflight.before_consuming(broker, &consuming, at, topology).await
-                }
-                // Its worker has looked.
-                Layout::Only(_) => Ok(()),
+            // For one queue alone, the generation of the others looks.
+            if is_of_one {
+                Ok(())
+            } else {
+                preflight.before_consuming(broker, &consuming, at, topology).await
             }
         };
         let (publishing, consumers, ()) = tokio::try_join!(publishing, preparing, looking)?;
@@ -180,12 +177,8 @@ impl Prepared {
             pumps.spawn(consumer.tend(consuming, sink.clone()));
         }
         let unfit = CancellationToken::new();
-        match layout {
-            Layout::Joint | Layout::Apart => {
-                tasks.spawn(preflight.watch(broker, at, topology, unfit.clone()));
-            }
-            // Its worker watches.
-            Layout::Only(_) => {}
+        if !matches!(layout, Layout::Only(_)) {
+            tasks.spawn(preflight.watch(broker, at, topology, unfit.clone()));
         }
         Ok(Session {
             broker: broker.clone(),

@@ -126,8 +126,7 @@ impl ConsumerChannel {
 
     /// Asks the broker something that changes nothing. Says whether it has answered.
     pub(super) async fn has_answered(&self) -> bool {
-        let asking = self.channel.basic_qos(self.prefetch, BasicQosOptions { global: false });
-        timeout(self.step, asking).await.is_ok_and(|answered| answered.is_ok())
+        self.set_prefetch().await.is_ok()
     }
 
     /// Waits until every delivery that came through it is settled.

@@ -76,17 +76,11 @@ async fn depths_of(connection: &Connection, queues: &[String], step: Duration) -
             return Vec::new();
         }
     };
-    let mut depths = Vec::new();
-    let mut unknown = None;
-    for (queue, depth) in queues.iter().zip(looked) {
-        match depth {
-            Ok(depth) => depths.push((queue.clone(), depth)),
-            // One that is not there ends the channel for all that come after it.
-            Err(error) => drop(unknown.get_or_insert((queue, error))),
-        }
+    // One that is not there ends the channel for all that come after it, so the first is told.
+    let mut unknown =
+        queues.iter().zip(&looked).filter_map(|(queue, depth)| Some((queue, depth.as_ref().err()?)));
+    if let Some((queue, error)) = unknown.next() {
+        events::depth_unknown(queue, error);
     }
-    if let Some((queue, error)) = unknown {
-        events::depth_unknown(queue, &error);
-    }
-    depths
+    queues.iter().zip(looked).filter_map(|(queue, depth)| Some((queue.clone(), depth.ok()?))).collect()
 }

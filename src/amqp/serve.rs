@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::alone::{Alone, FromAlone};
 use super::depths::poll_depths;
 use super::generation::Ended;
 use super::handler::DeliveryHandler;
 use super::session::{Layout, Session};
-use super::settings::Settings;
+use super::settings::{Means, Settings};
 use crate::telemetry::events;
 
 /// How long a generation lasts whose queues have a connection each, where none of them ends: it costs memory.
@@ -32,19 +31,18 @@ pub enum Stopped {
 }
 
 /// What generations are served with, one after the other.
-pub(super) struct Serving<'a, H> {
-    pub(super) settings: &'a Settings,
-    pub(super) stop: &'a CancellationToken,
+pub(super) struct Serving<H> {
+    pub(super) means: Means,
     /// How long what is held may take after the stop.
     pub(super) grace: Duration,
-    pub(super) alone: Alone<'a>,
+    pub(super) alone: Alone,
     pub(super) handler: H,
 }
 
-impl<H: DeliveryHandler> Serving<'_, H> {
+impl<H: DeliveryHandler> Serving<H> {
     /// Hands deliveries on until the generation ends (then why) or somebody says stop (then `None`).
     pub(super) async fn serve(&mut self, session: &mut Session) -> Option<Ended> {
-        let Serving { settings, stop, alone, handler, .. } = self;
+        let Serving { means: Means { settings, stop, .. }, alone, handler, .. } = self;
         let publisher = session.publisher().clone();
         let (out, mut depths) = mpsc::channel(1);
         let step = settings.broker.timeouts.step;
@@ -78,14 +76,14 @@ impl<H: DeliveryHandler> Serving<'_, H> {
     /// Takes nothing more from a connection that is sound, and waits until everything that is held is settled; a stop ends the
     /// wait.
     pub(super) async fn finish_unless_stopped(&mut self, session: &mut Session) {
-        let Serving { settings, stop, grace, handler, .. } = self;
+        let Serving { means: Means { settings, stop, .. }, grace, handler, .. } = self;
         let finishing = timeout(*grace, finish(session, settings, None, handler));
         let _ = stop.run_until_cancelled(finishing).await;
     }
 
     /// Takes nothing more, lets what is held be finished, and closes.
-    pub(super) async fn drain(mut self, mut session: Session) -> Stopped {
-        let Serving { settings, grace, alone, handler, .. } = &mut self;
+    pub(super) async fn drain(&mut self, mut session: Session) -> Stopped {
+        let Serving { means: Means { settings, .. }, grace, alone, handler } = self;
         let begun = Instant::now();
         events::drain_started(settings.intake.held(), *grace);
         let finishing = finish(&mut session, settings, Some(alone), handler);
@@ -99,8 +97,8 @@ impl<H: DeliveryHandler> Serving<'_, H> {
     }
 
     /// There is no connection: nothing can be settled, but what was begun may be finished.
-    pub(super) async fn stopped_without_broker(mut self) -> Stopped {
-        let Serving { settings, grace, alone, handler, .. } = &mut self;
+    pub(super) async fn stopped_without_broker(&mut self) -> Stopped {
+        let Serving { means: Means { settings, .. }, grace, alone, handler } = self;
         let begun = Instant::now();
         let unsettled = settings.intake.held();
         events::drain_started(unsettled, *grace);
@@ -128,7 +126,7 @@ async fn regroup(layout: Layout) {
 async fn finish(
     session: &mut Session,
     settings: &Settings,
-    mut alone: Option<&mut Alone<'_>>,
+    mut alone: Option<&mut Alone>,
     handler: &mut impl DeliveryHandler,
 ) {
     let publisher = session.publisher().clone();
@@ -155,7 +153,7 @@ async fn finish(
     }
 }
 
-async fn next_of(alone: &mut Option<&mut Alone<'_>>) -> Option<FromAlone> {
+async fn next_of(alone: &mut Option<&mut Alone>) -> Option<FromAlone> {
     match alone {
         Some(alone) => alone.next().await,
         None => pending().await,

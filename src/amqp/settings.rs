@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::connect::{Broker, Timeouts};
 use super::error::SettingsError;
+use super::generation::Numbers;
 use super::intake::{ConsumeMode, Intake};
 use super::preflight::{Preflight, Requirements};
 use super::topology::Topology;
+use crate::clock::JitterSource;
 use crate::config::Amqp;
 use crate::domain::intent::Kind;
 use crate::domain::retry::Tiers;
@@ -22,6 +26,15 @@ pub struct Settings {
     pub(super) topology: Arc<Topology>,
     pub(super) preflight: Preflight,
     pub(super) intake: Intake,
+}
+
+/// What generations are built by: those of all queues, and those of a queue that is consumed alone.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) settings: Settings,
+    pub(super) jitter: JitterSource,
+    pub(super) numbers: Numbers,
+    pub(super) stop: CancellationToken,
 }
 
 impl Settings {

@@ -12,7 +12,7 @@ use super::handler::DeliveryHandler;
 use super::preflight;
 use super::serve::{Serving, Stopped};
 use super::session::{Layout, Session};
-use super::settings::Settings;
+use super::settings::{Means, Settings};
 use super::suspicion::Suspicion;
 use crate::clock::JitterSource;
 use crate::telemetry::events;
@@ -54,15 +54,15 @@ pub async fn run_generations(
     grace: Duration,
     handler: impl DeliveryHandler,
 ) -> Stopped {
-    let numbers = Numbers::default();
+    let (settings, jitter, stop) = (settings.clone(), jitter.clone(), stop.clone());
+    let means = Means { settings, jitter, numbers: Numbers::default(), stop };
     let mut suspicion = Suspicion::default();
-    let alone = Alone::new(settings, jitter, &numbers, stop);
-    let mut serving = Serving { settings, stop, grace, alone, handler };
+    let mut serving = Serving { means: means.clone(), grace, alone: Alone::new(means.clone()), handler };
     let mut address = 0;
     loop {
-        let number = numbers.next();
+        let number = means.numbers.next();
         let layout = suspicion.layout();
-        let Some(mut session) = wait_for_broker(stop, settings, jitter, number, address, layout).await else {
+        let Some(mut session) = wait_for_broker(&means, number, address, layout).await else {
             return serving.stopped_without_broker().await;
         };
         events::generation_started(number, &session.address(), session.consumers_len);
@@ -72,11 +72,11 @@ pub async fn run_generations(
         if let Ended::Unfit | Ended::Regrouped = why {
             // The connection is sound: what is in hand need not come again.
             serving.finish_unless_stopped(&mut session).await;
-            if stop.is_cancelled() {
+            if means.stop.is_cancelled() {
                 return serving.drain(session).await;
             }
         }
-        events::generation_ended(number, &why, settings.held());
+        events::generation_ended(number, &why, means.settings.held());
         address = next_address(session.at, &why);
         let blamed = match layout {
             Layout::Joint => suspicion.joint_ended(Instant::now(), &why),
@@ -94,7 +94,7 @@ pub async fn run_generations(
         }
         // Not waited for: while the broker has an alarm, a close takes its whole deadline.
         tokio::spawn(session.close());
-        sleep(pause(jitter)).await;
+        sleep(pause(&means.jitter)).await;
     }
 }
 
@@ -120,14 +120,8 @@ fn next_address(at: usize, why: &Ended) -> usize {
 }
 
 /// Tries until a generation stands. `None`: somebody said stop before.
-async fn wait_for_broker(
-    stop: &CancellationToken,
-    settings: &Settings,
-    jitter: &JitterSource,
-    number: u64,
-    first: usize,
-    layout: Layout,
-) -> Option<Session> {
+async fn wait_for_broker(means: &Means, number: u64, first: usize, layout: Layout) -> Option<Session> {
+    let Means { settings, jitter, stop, .. } = means;
     let mut tries = 0;
     let mut told: Option<(String, Instant)> = None;
     let mut logins = Logins::default();

@@ -165,6 +165,16 @@ pub struct Permissions {
     pub read: String,
 }
 
+impl Destination {
+    /// What it is, as the broker calls it, and its name.
+    pub fn named(&self) -> (&'static str, &str) {
+        match self {
+            Destination::Queue(name) => ("queue", name),
+            Destination::Exchange(name) => ("exchange", name),
+        }
+    }
+}
+
 impl Topology {
     /// The topology with this prefix and these delay queues.
     pub fn new(prefix: &str, tiers: &[Tier]) -> Topology {

@@ -1,12 +1,10 @@
 //! The topology beside what the management API shows: plain functions over plain data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::amqp::finding::{BrokerObject, Finding, PolicyName, QueueKindFound, Target};
-use crate::amqp::topology::{
-    Argument, Binding, Destination, Exchange, Publishers, Queue, QueueKind, Topology,
-};
+use crate::amqp::topology::{Argument, Binding, Exchange, Publishers, Queue, QueueKind, Topology};
 use crate::management::{
     Arguments, BindingRow, ExchangeRow, FlagRow, PolicyRow, QueuePolicies, QueueRow, Scalar,
 };
@@ -290,8 +288,8 @@ impl Policies<'_> {
         if let (Some(effective), false) =
             (counted.and_then(|row| row.effective_policy_definition.as_ref()), unknown.is_empty())
         {
-            let said: BTreeMap<String, ()> = set.iter().map(|(_, key, _)| ((*key).to_owned(), ())).collect();
-            let rest = effective.0.iter().filter(|(key, _)| !said.contains_key(*key));
+            let said: BTreeSet<String> = set.iter().map(|(_, key, _)| (*key).to_owned()).collect();
+            let rest = effective.0.iter().filter(|(key, _)| !said.contains(*key));
             set.extend(rest.map(|(key, value)| (unknown.clone(), key.as_str(), value)));
         }
         set
@@ -323,23 +321,19 @@ fn or_not_set(declared: Option<&str>) -> String {
 }
 
 fn row_of(binding: &Binding) -> BindingRow {
-    let (destination, destination_type) = match &binding.destination {
-        Destination::Queue(name) => (name, "queue"),
-        Destination::Exchange(name) => (name, "exchange"),
-    };
+    let (destination_type, destination) = binding.destination.named();
     BindingRow {
         source: binding.source.clone(),
-        destination: destination.clone(),
+        destination: destination.to_owned(),
         destination_type: destination_type.to_owned(),
         routing_key: binding.key.clone(),
     }
 }
 
 pub(super) fn object_of(binding: &Binding) -> BrokerObject {
-    let (Destination::Queue(destination) | Destination::Exchange(destination)) = &binding.destination;
     BrokerObject::Binding {
         source: binding.source.clone(),
-        destination: destination.clone(),
+        destination: binding.destination.named().1.to_owned(),
         key: binding.key.clone(),
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use lapin::Connection;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,7 @@ pub async fn apply(broker: &Broker, topology: &Topology) -> Result<(), Error> {
     let requirements = &Requirements::default();
     let declaring = async |connection: &Connection, at| {
         let vhost = broker.vhost(at);
-        Look { broker, connection, vhost, topology, requirements }.declared().await
+        Look { broker, connection, vhost, topology, requirements }.at_once(Doing::Declaring).await
     };
     match broker.with_connection(declaring).await?.findings {
         findings if findings.is_empty() => Ok(()),
@@ -279,61 +280,50 @@ impl Look<'_> {
         match self.requirements.worker {
             Some(Declare::Missing) => {
                 // A binding that was declared a moment ago is there.
-                let declared = self.declared().await?;
+                let declared = self.at_once(Doing::Declaring).await?;
                 self.rest(declared, Bindings::NotAsked).await
             }
             Some(Declare::Nothing) | None => self.whole().await,
         }
     }
 
-    /// All at once, as fast as the broker answers; thing by thing only if something is wrong.
+    /// Everything at once, as fast as the broker answers.
     async fn quick(&self) -> Result<Report, Error> {
-        let looked = match self.requirements.worker {
-            Some(Declare::Missing) => self.declared().await?,
-            Some(Declare::Nothing) | None => {
-                match all_are_there(self.broker, self.connection, self.topology).await {
-                    Ok(()) => Looked::default(),
-                    Err(error) if error.is_refusal() => self.each(Doing::Looking).await?,
-                    Err(error) => return Err(error),
-                }
-            }
+        let doing = match self.requirements.worker {
+            Some(Declare::Missing) => Doing::Declaring,
+            Some(Declare::Nothing) | None => Doing::Looking,
         };
-        Ok(Report { findings: looked.findings, ..Report::default() })
+        let findings = self.at_once(doing).await?.findings;
+        Ok(Report { findings, ..Report::default() })
     }
 
-    /// Declares everything at once; thing by thing only if something is wrong.
-    async fn declared(&self) -> Result<Looked, Error> {
-        match declare(self.broker, self.connection, self.topology).await {
+    /// Everything at once; thing by thing only if something is wrong.
+    async fn at_once(&self, doing: Doing) -> Result<Looked, Error> {
+        let done = match doing {
+            Doing::Declaring => declare(self.broker, self.connection, self.topology).await,
+            Doing::Looking | Doing::Asking => {
+                all_are_there(self.broker, self.connection, self.topology).await
+            }
+        };
+        match done {
             Ok(()) => Ok(Looked::default()),
-            Err(error) if error.is_refusal() => self.each(Doing::Declaring).await,
+            Err(error) if error.is_refusal() => self.each(doing).await,
             Err(error) => Err(error),
         }
     }
 
     async fn each(&self, doing: Doing) -> Result<Looked, Error> {
-        by_amqp::look(self.broker, self.connection, self.topology, &self.place(), doing).await
+        let place = place(self.requirements, self.vhost, self.topology);
+        by_amqp::look(self.broker, self.connection, self.topology, &place, doing).await
     }
 
     /// What AMQP's declarations do not tell: permissions, and what the management API sees.
     async fn rest(&self, by_amqp: Looked, bindings: Bindings) -> Result<Report, Error> {
-        let place = self.place();
+        let place = place(self.requirements, self.vhost, self.topology);
         let Requirements { worker, handling_max, management } = self.requirements;
         let expected = Expected { topology: self.topology, place: &place, handling_max: *handling_max };
-        let permissions = async {
-            match worker {
-                Some(worker) => {
-                    permissions::ask(
-                        self.connection,
-                        self.broker.timeouts.step,
-                        self.topology,
-                        &place,
-                        *worker,
-                    )
-                    .await
-                }
-                None => Ok(Vec::new()),
-            }
-        };
+        let step = self.broker.timeouts.step;
+        let asking = worker.map(|it| permissions::ask(self.connection, step, self.topology, &place, it));
         let by_management = async {
             match management {
                 Some(management) => {
@@ -343,7 +333,7 @@ impl Look<'_> {
                 None => by_management::nothing(),
             }
         };
-        let (permissions, mut report) = tokio::join!(permissions, by_management);
+        let (permissions, mut report) = tokio::join!(OptionFuture::from(asking), by_management);
         let Looked { findings, not_compared, to_declare } = by_amqp;
         if !to_declare.is_empty() && management.is_some() {
             report.add_unseen(
@@ -368,11 +358,7 @@ impl Look<'_> {
                 "without the permission to configure them AMQP does not compare them; amqp.management_url would",
             ),
         }
-        report.add(permissions?);
+        report.add(permissions.transpose()?.unwrap_or_default());
         Ok(report)
-    }
-
-    fn place(&self) -> Target {
-        place(self.requirements, self.vhost, self.topology)
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::amqp::Topology;
 use crate::amqp::preflight::Report;
-use crate::amqp::topology::{Argument, Destination, Publishers};
+use crate::amqp::topology::{Argument, Publishers};
 use crate::cli::terminal::shown;
 
 /// The topology in the form of RabbitMQ's definitions, for one virtual host: `POST /api/definitions/<vhost>` takes it.
@@ -32,10 +32,7 @@ pub(super) fn definitions(topology: &Topology) -> Value {
         json!({ "name": queue.name, "durable": true, "auto_delete": false, "arguments": arguments })
     });
     let bindings = topology.bindings().iter().map(|binding| {
-        let (destination, kind) = match &binding.destination {
-            Destination::Queue(name) => (name, "queue"),
-            Destination::Exchange(name) => (name, "exchange"),
-        };
+        let (kind, destination) = binding.destination.named();
         json!({
             "source": binding.source,
             "destination": destination,
@@ -65,11 +62,8 @@ pub(super) fn tables(topology: &Topology) -> String {
         [queue.name.clone(), queue.kind.as_str().to_owned(), arguments.join(" ")]
     });
     let bindings = topology.bindings().iter().map(|binding| {
-        let destination = match &binding.destination {
-            Destination::Queue(name) => format!("queue {name}"),
-            Destination::Exchange(name) => format!("exchange {name}"),
-        };
-        [binding.source.clone(), binding.key.clone(), destination]
+        let (kind, destination) = binding.destination.named();
+        [binding.source.clone(), binding.key.clone(), format!("{kind} {destination}")]
     });
     let exchanges = table(["EXCHANGE", "TYPE", "NOTES"], exchanges);
     let queues = table(["QUEUE", "TYPE", "ARGUMENTS"], queues);
