@@ -1,5 +1,5 @@
-//! Queues that are not consumed any more since the broker closes every connection that does. Each is tried again from
-//! time to time, by connections of its own, and what it delivers then is handled like any delivery.
+//! Queues that are not consumed with the others: the broker closes every connection that consumes them. Each is consumed
+//! again from time to time, over connections of its own; what it delivers then is handled like any delivery.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const TRIED_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
 /// A queue is consumed with the others again when it was found empty after this, ...
 const EMPTY_AFTER: Duration = Duration::from_secs(5);
 
-/// ... or when its connections have lasted for so long.
+/// ... or when its connections have lasted for this time.
 const LASTED: Duration = Duration::from_secs(60);
 
 /// What comes from a queue that is consumed alone.
@@ -107,7 +107,7 @@ struct Lane {
 enum Tried {
     /// By a stop.
     Stopped,
-    /// The broker cannot be had, which says nothing.
+    /// The broker cannot be reached, which says nothing about the queue.
     Unreachable,
     /// Its connection was lost again.
     Faulty(Ended),
@@ -116,7 +116,7 @@ enum Tried {
 }
 
 impl Lane {
-    /// Tries until it is sound, or somebody says stop.
+    /// Tries until nothing is wrong with it any more, or until the stop.
     async fn try_again(self) {
         let mut pause = TRIED_AGAIN_AFTER;
         loop {
@@ -157,7 +157,7 @@ impl Lane {
             Tried::Unreachable | Tried::Faulty(_) => {}
         }
         for letter in session.give_back().await.letters {
-            // Nobody listens any more: the process ends.
+            // The receiver is gone when the process ends.
             let _ = self.out.send(FromAlone::NotBegun(letter)).await;
         }
         tokio::spawn(session.close());
@@ -189,7 +189,7 @@ impl Lane {
 
     async fn hand_on(&self, session: &Session, delivery: Delivery) {
         let from = FromAlone::Delivery(delivery, session.publisher().clone());
-        // Nobody listens any more: the process ends.
+        // The receiver is gone when the process ends.
         let _ = self.out.send(from).await;
     }
 
@@ -199,7 +199,7 @@ impl Lane {
         while let Some(delivery) = session.next().await {
             self.hand_on(session, delivery).await;
         }
-        // Bounded by the longest that a letter may be in hand; at a stop, by who waits for us.
+        // Bounded by the longest that a letter may be in hand; at a stop, by the grace period.
         let handling_max = self.means.settings.requirements().handling_max.unwrap_or(LASTED);
         let _ = timeout(handling_max, session.all_settled()).await;
     }

@@ -42,7 +42,7 @@ pub async fn queue_depths(broker: &Broker, queues: &[&str]) -> Result<Vec<u32>, 
 }
 
 /// The messages that are ready in a queue, by its full name; at most `messages_max` of them, the oldest first. They
-/// stay where they are, but say `redelivered` from then on. While this looks, nobody else can take them.
+/// stay where they are, but say `redelivered` from then on. While this looks, no consumer gets them.
 ///
 /// # Errors
 /// When the queue is not there, or the broker cannot be asked.

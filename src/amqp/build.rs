@@ -35,7 +35,7 @@ impl Session {
         opened.ok_or_else(not_tried)
     }
 
-    /// The same by the connections of this layout. `None`: somebody said stop before anything was consumed. A stop that
+    /// The same by the connections of this layout. `None`: the stop came before anything was consumed. A stop that
     /// comes later finds a session, for what the broker has sent by then has to be given back.
     pub(super) async fn open_unless(
         stop: &CancellationToken,

@@ -67,7 +67,7 @@ pub struct Confirmed(());
 pub(super) enum Unconfirmed {
     /// The broker refused these messages, by their index in the group, and has taken the others.
     Refused(Vec<usize>),
-    /// Nobody knows: the generation has ended.
+    /// It is not known: the generation has ended.
     Interrupted(Interrupted),
 }
 
@@ -87,7 +87,7 @@ struct Group {
 }
 
 impl Confirms {
-    /// Starts the task that owns `channel`, which must be in confirm mode and in nobody else's hands.
+    /// Starts the task that owns `channel`, which must be in confirm mode and used by nothing else.
     pub(super) fn start(
         channel: Channel,
         timeouts: Timeouts,
@@ -241,7 +241,7 @@ impl Pipeline {
         let ended = tokio::select! {
             biased;
             why = generation.ended() => {
-                // Whose group has not been published learns that by its reply, which is dropped.
+                // A group that was not published is told so by its reply, which is dropped.
                 drop(queue);
                 if publishing_lives(&why) {
                     let _ = tokio::time::timeout(LAST_CONFIRMS_MAX, self.last_confirms()).await;
@@ -250,7 +250,7 @@ impl Pipeline {
             }
             ended = self.pipeline(&mut queue, generation.blocked()) => ended,
         };
-        // Before the replies are dropped with `self`: who waits for them asks why.
+        // Before the replies are dropped with `self`: the tasks that wait for them ask why.
         if let Err(why) = ended {
             generation.end(why);
         }
@@ -266,10 +266,10 @@ impl Pipeline {
         }
     }
 
-    /// Publishes what comes and answers it, until nobody is left to ask or something ends the generation.
+    /// Publishes what comes and answers it, until the last publisher is gone or something ends the generation.
     ///
-    /// While the broker says that an alarm blocks us, no deadline passes: nobody answers what nobody reads. How long
-    /// that may last is bounded by who watches the connection.
+    /// While the broker says that an alarm blocks us, no deadline passes: the broker reads nothing then, and answers
+    /// nothing. How long that may last is bounded by the watch over the connection.
     async fn pipeline(
         &mut self,
         queue: &mut mpsc::Receiver<Group>,
@@ -385,7 +385,7 @@ impl Pipeline {
             && let Some(Open { reply, mut refused, .. }) = self.groups.remove(&group)
         {
             refused.sort_unstable();
-            // Whoever has stopped waiting does not settle either.
+            // A task that has stopped waiting does not settle either.
             let _ = reply.send(if refused.is_empty() { Ok(Confirmed(())) } else { Err(refused) });
         }
     }
@@ -409,7 +409,7 @@ fn returned_by(message: &BasicReturnMessage) -> Ended {
     }
 }
 
-/// Whether somebody has woken us since we looked last, and whom to wake in turn.
+/// Whether this task was woken since it looked last, and the waker to pass that on to.
 #[derive(Default)]
 struct Woken {
     flag: AtomicBool,

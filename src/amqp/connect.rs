@@ -193,7 +193,7 @@ impl Broker {
             AMQPScheme::AMQP => None,
             AMQPScheme::AMQPS => self.tls.as_ref().map(|tls| &tls.connector),
         };
-        // Boxed: with its TLS handshake it is large, and everybody who connects would carry it along.
+        // Boxed: with its TLS handshake it is large, and every future that connects would be as large.
         let connecting = Box::pin(Connection::open(uri, properties, tls, limits));
         let connected = within(format!("connect to {endpoint}"), self.timeouts.connect, connecting).await;
         match connected {
@@ -275,8 +275,8 @@ fn is_no_amqp(error: &lapin::Error) -> bool {
         || matches!(error.kind(), ErrorKind::IOError(error) if is_hung_up(error))
 }
 
-/// Whether somebody who is greeted in plain AMQP answers with an alert of TLS. The client library keeps to itself what
-/// it could not read, so we greet once more.
+/// Whether the port answers a plain AMQP greeting with a TLS alert. The client library does not tell what it could not
+/// read, so we greet once more.
 async fn speaks_tls(address: (&str, u16)) -> std::io::Result<bool> {
     const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
     const ALERT: u8 = 21;

@@ -2,8 +2,8 @@
 //!
 //! The client library gives every connection a thread of its own, and lets go of thread and buffers only when the
 //! socket says that it has ended. A host that accepts and never answers, a broker that says nothing to our *close*,
-//! a connection that an alarm has blocked: none of them ever says so. So we keep a hold on the socket, and whoever
-//! lets go of a [`Connection`], or of the wait for one, cuts it.
+//! a connection that an alarm has blocked: none of them ever says so. So we keep a second handle of the socket:
+//! dropping a [`Connection`], or the wait for one, shuts it down.
 
 use std::net::{Shutdown, TcpStream};
 use std::ops::Deref;
@@ -20,7 +20,7 @@ use super::transport::{self, Held, Screened};
 
 /// A connection that ends when it is dropped, whatever the other side does.
 pub(super) struct Connection {
-    // In this order: a connection that nobody has closed says goodbye, then its socket ends.
+    // In this order: a connection that is still open is closed, then its socket ends.
     connection: lapin::Connection,
     _socket: Socket,
     held: Held,
@@ -34,7 +34,7 @@ impl Connection {
         tls: Option<&RustlsConnector>,
         limits: Limits,
     ) -> lapin::Result<Connection> {
-        // Not in the library's thread, which nobody could stop, and whose helpers stay behind when it fails there.
+        // Not in the library's thread, which cannot be stopped, and leaves its helpers behind when it fails.
         let host = uri.authority.host.clone();
         let stream = AsyncTcpStream::Plain(dial(&host, uri.authority.port).await?);
         let stream = match tls {

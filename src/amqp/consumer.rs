@@ -17,10 +17,10 @@ use super::intake::{ConsumeMode, Intake, Said, Served};
 use super::settle::Unsettled;
 use crate::wire::envelope::{Letter, Source};
 
-/// So many letters are taken at once from a queue that is consumed alone, at most.
+/// The largest prefetch of a queue that is consumed alone.
 const ALONE_PREFETCH: u16 = 10;
 
-/// From so many letters at once on, their acks may come in a burst.
+/// The prefetch from which on acks may come in a burst.
 const BURST_BEGINS_AT: u16 = 16;
 
 /// One delivery: what arrived, and the right to announce what is decided about it.
@@ -204,7 +204,7 @@ impl Consumer {
         let pump = self.pump(stream, channel, sink, &stopping);
         let mut pump = std::pin::pin!(pump);
         let said_otherwise = async {
-            // Who says it outlives every generation.
+            // The sender outlives every generation.
             tokio::select! {
                 () = sink.draining.cancelled() => {}
                 _ = said.wait_for(|said| self.mode_of(*said) != ConsumeMode::All) => {}
@@ -236,7 +236,7 @@ impl Consumer {
         tokio::select! {
             biased;
             () = draining.cancelled() => {}
-            // Who says it outlives every generation.
+            // The sender outlives every generation.
             _ = self.said.changed() => {}
         }
     }
@@ -299,7 +299,7 @@ impl Consumer {
     ) -> Result<(), Error> {
         if let Some(message) = channel.get(step).await? {
             let delivery = self.delivery(message, channel, permit, &sink.generation);
-            // Nobody takes it any more: the generation has ended.
+            // The receiver is gone when the generation has ended.
             let _ = sink.out.send(Delivery { purpose, ..delivery }).await;
         }
         Ok(())

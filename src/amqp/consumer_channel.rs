@@ -99,7 +99,7 @@ impl ConsumerChannel {
 
     /// Holds back acks until nothing of its queue is on its way any more: until as much has come as the prefetch allows, or
     /// nothing is left in the queue. A quorum queue that has sent a delivery when its consumer is cancelled sets it aside
-    /// until the channel closes, and then it says `redelivered`, although nobody has seen it.
+    /// until the channel closes, and then it says `redelivered`, although it was never delivered.
     ///
     /// Silence would prove nothing: a broker that writes to its disk can be silent for a second.
     ///
@@ -143,9 +143,9 @@ impl ConsumerChannel {
     }
 
     /// Closes the channel. Only then does the broker hand on what it may have set aside for a consumer that is cancelled
-    /// now; such a letter says `redelivered`, although nobody has seen it.
+    /// now; such a letter says `redelivered`, although it was never delivered.
     pub(super) async fn close(self) {
-        // If it cannot be closed, its connection is broken, and who watches that tells it.
+        // If it cannot be closed, its connection is broken, and the watch over the connection ends the generation.
         let _ = within("close a channel", self.step, self.channel.close(200, "done".into())).await;
     }
 }
@@ -153,14 +153,14 @@ impl ConsumerChannel {
 /// What a delivery takes while it is held. Dropped before it was settled, it is a delivery given back.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// Whose delivery it is; nobody's once it is settled.
+    /// The generation that has to hear when it is dropped unsettled; `None` once it is settled.
     unsettled_in: Option<Generation>,
     _held: Option<Arc<()>>,
     flow: Arc<watch::Sender<Flow>>,
     channel: Channel,
     prefetch: u16,
     _unsettled: mpsc::Sender<()>,
-    // The last to go: whoever has waited for all permits finds nothing held any more.
+    // Dropped last: when all permits are back, nothing is held any more.
     _permit: OwnedSemaphorePermit,
 }
 

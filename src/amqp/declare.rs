@@ -20,9 +20,9 @@ use super::topology::{Argument, Binding, Destination, Exchange, ExchangeKind, Pu
 /// What a look at a queue shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages that wait for somebody to take them. Those in somebody's hand are not among them.
+    /// Messages that are ready. Those that are delivered and not acked are not among them.
     pub ready: u32,
-    /// Who takes from it.
+    /// How many consumers it has.
     pub consumers: u32,
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn declare(
     .await;
     match declared {
         Ok(Ok(_)) => {
-            // That it cannot be closed would be noticed by whoever uses the connection next.
+            // If it cannot be closed, the next use of the connection fails.
             let _ =
                 within("close the channel of the topology", step, channel.close(200, "done".into())).await;
             Ok(())
@@ -195,7 +195,7 @@ pub(super) async fn may_declare_queue(channel: &Channel, queue: &Queue, step: Du
     refused_as_meant(asked.map(|_| ()), EXPIRES)
 }
 
-/// Nobody is to take what must be refused; and what was refused for the sake of this argument alone was allowed.
+/// What was refused for this argument alone was permitted.
 fn refused_as_meant(asked: Result<(), Error>, argument: &str) -> Result<(), Error> {
     match asked {
         Err(error) => match error.said() {
@@ -235,7 +235,7 @@ pub(super) async fn bind(channel: &Channel, binding: &Binding, step: Duration) -
     }
 }
 
-/// Asks whether we may declare a binding, and declares nothing: to take a binding away that nobody has made needs the
+/// Asks whether we may declare a binding, and declares nothing: to take a binding away that was never made needs the
 /// same permissions, and changes nothing.
 pub(super) async fn may_bind(channel: &Channel, binding: &Binding, step: Duration) -> Result<(), Error> {
     let (source, key) = (short(&binding.source)?, short(&binding.key)?);

@@ -18,7 +18,7 @@ use crate::telemetry::events;
 const DEPTHS_READ_EVERY: Duration = Duration::from_secs(10);
 
 /// Reads depths again and again: of the queue where nothing should lie, which it tells; and of those that are watched, from
-/// the second time on, for as long as somebody takes what was read.
+/// the second time on, for as long as the receiver lives.
 pub(super) async fn poll_depths(
     connection: Arc<connection::Connection>,
     unrouted: String,

@@ -1,7 +1,7 @@
 //! A socket to whichever address of a host answers first.
 //!
-//! A name may have addresses that nobody can reach from here: the other family, a node that is gone behind a firewall
-//! that swallows packets. So nobody waits for one of them alone (RFC 8305): the next is tried a moment after the one
+//! A name may have addresses that cannot be reached from here: the other family, a node that is gone behind a firewall
+//! that swallows packets. So no address is waited for alone (RFC 8305): the next is tried a moment after the one
 //! before, or at once when that has failed, and all go on until the first is connected.
 
 use std::collections::VecDeque;

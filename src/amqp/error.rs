@@ -20,7 +20,7 @@ pub enum SettingsError {
         /// Which of them, counted from 1.
         number: usize,
     },
-    /// A parameter of an address that nobody knows: most likely a typing error.
+    /// A parameter of an address that is not known: most likely a typing error.
     #[error("amqp.url: address {number} has the parameter `{name}`, which is not known: there are {}", AMQP_PARAMETERS.join(", "))]
     UnknownParameter {
         /// Which of them, counted from 1.
@@ -64,14 +64,14 @@ pub enum SettingsError {
         "amqp.tls.client_key_file: the key does not belong to the certificate in amqp.tls.client_cert_file"
     )]
     ForeignKey,
-    /// Nobody is trusted.
+    /// No authority is trusted.
     #[error("amqp.tls.ca_file: must name the broker's authority, since this machine knows none of its own")]
     NoAuthorities {
         /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// Files for TLS, and an address without it. Whoever names them believes that nobody listens in.
+    /// Files for TLS, and an address without it: the files show that TLS was meant.
     #[error(
         "amqp.url: address {number} begins with amqp://, which makes no use of [amqp.tls]: it must be amqps://"
     )]
@@ -123,7 +123,7 @@ pub enum Error {
     LoginRefused {
         /// What was tried.
         step: String,
-        /// Whose login.
+        /// The user.
         user: String,
         /// What was said.
         #[source]

@@ -69,7 +69,7 @@ pub enum Problem {
     },
 }
 
-/// A policy's name, and whose it is.
+/// A policy's name, and which kind of policy it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyName {
     /// One that users set.
@@ -209,7 +209,7 @@ fn either(by: &[PolicyName]) -> String {
     by.iter().map(PolicyName::to_string).collect::<Vec<_>>().join(" or ")
 }
 
-/// Something that could not be looked at. It is said, and stops nobody.
+/// Something that could not be looked at. It is said, and keeps no worker from its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unseen {
     /// What was not seen.
@@ -231,11 +231,11 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub unseen: Vec<Unseen>,
-    /// What is worth knowing, and stops nobody.
+    /// What is worth knowing, and keeps no worker from its work.
     pub notes: Vec<Note>,
 }
 
-/// Something that is worth knowing, and stops nobody.
+/// Something that is worth knowing, and keeps no worker from its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A worker finds these missing, and declares them.
@@ -245,7 +245,7 @@ pub enum Note {
         /// How many queues.
         queues: usize,
     },
-    /// Letters wait, and nobody takes them.
+    /// Letters wait in a queue without a consumer.
     Unconsumed {
         /// The lane's queue.
         queue: String,

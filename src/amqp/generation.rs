@@ -102,7 +102,7 @@ impl Generation {
     /// Waits for its end.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.0.ended.subscribe();
-        // The sender lives in `self`, so waiting cannot fail; if it did, nobody would be left to build on it.
+        // The sender lives in `self`, so waiting cannot fail.
         ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()).unwrap_or(Ended::Closed)
     }
 
@@ -115,13 +115,13 @@ impl Generation {
         }
     }
 
-    /// What to tell somebody whose work it interrupted.
+    /// What a step hears that it interrupted.
     pub(super) fn interrupted(&self) -> Interrupted {
         Interrupted { generation: self.number(), why: self.why().unwrap_or(Ended::Closed) }
     }
 }
 
-/// Numbers the generations of a process, whoever builds them.
+/// Numbers the generations of a process: those of all queues, and those of queues that are consumed alone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers(Arc<AtomicU64>);
 
@@ -168,7 +168,7 @@ pub enum Ended {
     /// We closed it.
     #[error("it was closed")]
     Closed,
-    /// The broker does not fit any more: somebody has set a policy, or taken a binding away.
+    /// The broker does not fit any more: a policy was set, or a binding taken away.
     #[error("the broker does not fit any more")]
     Unfit,
     /// Its queues go back to one connection.
@@ -199,13 +199,13 @@ pub enum Ended {
     /// The broker cancelled a consumer: its queue was deleted, or has lost its leader.
     #[error("the broker cancelled the consumer of queue `{queue}`")]
     ConsumerCancelled {
-        /// Whose consumer.
+        /// The queue.
         queue: String,
     },
     /// The channel of a consumer broke.
     #[error("the consumer of queue `{queue}` broke")]
     ConsumerBroke {
-        /// Whose consumer.
+        /// The queue.
         queue: String,
         /// What was said.
         #[source]
@@ -257,7 +257,7 @@ pub enum Ended {
 }
 
 /// Not even the announcement could be confirmed, or the ack not be sent: the generation has ended, the broker takes
-/// back what is unacked, and whoever reads this has nothing more to do.
+/// back what is unacked, and the step has nothing more to do.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("interrupted: generation {generation} of the connection has ended")]
 pub struct Interrupted {

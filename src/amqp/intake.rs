@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::domain::intent::Kind;
 use crate::wire::envelope::Source;
 
-/// So many refused events are announced again at once: enough to catch up, too few to be felt by the lanes.
+/// The prefetch of refused events that are announced again: enough to catch up, too few to slow the lanes down.
 const ANNOUNCEMENTS_PREFETCH: u16 = 16;
 
 /// How much of a lane is consumed.
@@ -62,7 +62,7 @@ impl Intake {
             .chain([
                 (Source::Rescue, 1),
                 (Source::Announcements, ANNOUNCEMENTS_PREFETCH),
-                // One at a time: whatever takes the process down, takes no neighbour's good name with it.
+                // One at a time: a letter that crashes the process makes no other letter a suspect.
                 (Source::Isolation, 1),
             ])
             .map(|(source, prefetch)| Served {

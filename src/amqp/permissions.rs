@@ -16,7 +16,7 @@ use super::step::{short, with_channel, within};
 use super::topology::{Binding, Destination, Exchange, Topology};
 use crate::config::Declare;
 
-/// So many questions are asked at the same time.
+/// How many questions are asked at the same time.
 const AT_ONCE: usize = 16;
 
 /// What is asked: each on a channel of its own, since a refusal ends it.
@@ -114,8 +114,8 @@ pub(super) async fn obstacle(
     }
 }
 
-/// The broker looks at permissions before it looks for the exchange. Whoever declares binds from this one, and so may
-/// read from it.
+/// The broker looks at permissions before it looks for the exchange. A user that declares binds from this one, and so
+/// may read from it.
 async fn write_to_missing(connection: &Connection, step: Duration, exchange: &Exchange) -> Result<(), Error> {
     let name = exchange.name.clone();
     let itself =

@@ -70,7 +70,7 @@ pub enum PublishError {
         /// The command that gives the least that is needed.
         fix: String,
     },
-    /// Nobody knows. To publish the same bytes again is right.
+    /// It is not known what became of them. To publish the same bytes again is right.
     #[error("the connection was lost before the broker confirmed: publish the same bytes again")]
     Interrupted(#[source] Interrupted),
     /// A message that AMQP cannot carry.
@@ -131,7 +131,7 @@ impl Publisher {
     /// Publishes messages that belong to no delivery, and waits until the broker has confirmed all of them.
     ///
     /// # Errors
-    /// Apart: what nobody is bound to, what a full queue refused, and what nobody knows about.
+    /// Apart: what has no route, what a full queue refused, and what became of it is not known.
     pub async fn publish(&self, messages: Messages) -> Result<(), PublishError> {
         let outgoing = self.outgoing(&messages).map_err(|what| PublishError::Unsendable { what })?;
         match self.confirms.confirm(outgoing).await {
@@ -151,7 +151,7 @@ impl Publisher {
         self.generation.interrupted()
     }
 
-    /// A return ends the generation for everybody; only for those whose message it was is it an answer.
+    /// A return ends the generation for all messages in it; it is an answer only to the caller whose message came back.
     fn told_apart(&self, messages: &Messages, interrupted: Interrupted) -> PublishError {
         if let Ended::Returned { exchange, routing_key } = &interrupted.why
             && messages.as_slice().iter().any(|message| {
@@ -200,7 +200,7 @@ impl Publisher {
 /// `type` of an outcome event, as in its body.
 const OUTCOME_TYPE: &str = "cancel.outcome.v1";
 
-/// Who publishes outcome events.
+/// `app-id` of an outcome event.
 const APP_ID: &str = "cancel-worker";
 
 /// A connection that only publishes: half of a session, or all that a command needs.
@@ -222,7 +222,7 @@ impl PublishSession {
         PublishSession::on(broker, connection, Arc::new(topology.clone()), Generation::new(1)).await
     }
 
-    /// Builds on a connection that nobody else uses.
+    /// Builds on a connection that nothing else uses.
     pub(super) async fn on(
         broker: &Broker,
         connection: Connection,
@@ -289,7 +289,7 @@ impl PublishSession {
         self.shut().await;
     }
 
-    /// The same, for who cannot give it away.
+    /// The same by reference.
     pub(super) async fn shut(&self) {
         self.publisher.generation.end(Ended::Closed);
         self.publisher.confirms.over().await;

@@ -1,4 +1,4 @@
-//! What is worth a word about the broker's addresses, though it keeps nobody from working.
+//! What is worth a warning about the broker's addresses, though the worker works with them.
 
 use std::net::IpAddr;
 

@@ -8,7 +8,7 @@ pub(super) const CONNECTION_FORCED: u16 = 320;
 pub(super) const ACCESS_REFUSED: u16 = 403;
 /// There is no such thing.
 pub(super) const NOT_FOUND: u16 = 404;
-/// It is somebody else's.
+/// Another connection has it to itself.
 pub(super) const RESOURCE_LOCKED: u16 = 405;
 /// It is there, and it differs; or it cannot be as it was asked for.
 pub(super) const PRECONDITION_FAILED: u16 = 406;

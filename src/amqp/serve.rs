@@ -15,7 +15,7 @@ use super::session::{Layout, Session};
 use super::settings::{Means, Settings};
 use crate::telemetry::events;
 
-/// How long a generation lasts whose queues have a connection each, where none of them ends: it costs memory.
+/// How long a generation with a connection for each queue lasts where none of them ends: it costs memory.
 const APART_MAX: Duration = Duration::from_secs(20);
 
 /// How a run of generations came to its end.
@@ -40,14 +40,14 @@ pub(super) struct Serving<H> {
 }
 
 impl<H: DeliveryHandler> Serving<H> {
-    /// Hands deliveries on until the generation ends (then why) or somebody says stop (then `None`).
+    /// Hands deliveries on until the generation ends (then why) or the stop comes (then `None`).
     pub(super) async fn serve(&mut self, session: &mut Session) -> Option<Ended> {
         let Serving { means: Means { settings, stop, .. }, alone, handler, .. } = self;
         let publisher = session.publisher().clone();
         let (out, mut depths) = mpsc::channel(1);
         let step = settings.broker.timeouts.step;
         let consuming = Arc::clone(&session.consuming);
-        // A task of its own: a broker that does not answer it must hold up nobody here.
+        // A task of its own: a broker that does not answer it must not hold up deliveries.
         session.tasks.spawn(poll_depths(
             consuming,
             settings.topology.unrouted(),

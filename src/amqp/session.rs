@@ -21,7 +21,7 @@ use crate::wire::envelope::{Letter, Source};
 pub(super) enum Layout {
     /// One for all queues.
     Joint,
-    /// One for each, and one more: whose own connection ends is to blame for it.
+    /// One for each, and one more: a queue whose own connection ends is to blame for that.
     Apart,
     /// One, for the queue of this source alone.
     Only(Source),
@@ -63,7 +63,7 @@ impl Session {
         let Session { generation, deliveries, next, .. } = self;
         tokio::select! {
             biased;
-            // What is still waiting belongs to nobody any more, and comes again: beginning its step would only
+            // What is still waiting cannot be settled any more, and comes again: beginning its step would only
             // turn it into doubt.
             _ = generation.ended() => None,
             delivery = async {
@@ -122,7 +122,7 @@ impl Session {
     /// `None`: a letter that was sent and is given back would come again as a suspect.
     ///
     /// A quorum queue may have set one more aside, for an ack that was on its way, without ever sending it. That
-    /// one is free again when the session is closed, and then says `redelivered` although nobody has seen it.
+    /// one is free again when the session is closed, and then says `redelivered` although it was never delivered.
     pub fn stop_consuming(&self) {
         self.draining.cancel();
     }

@@ -61,8 +61,8 @@ impl Settings {
         })
     }
 
-    /// The same for letters that may be in hand for so long, from their delivery to their ack: a broker that waits
-    /// less long for an ack does not fit.
+    /// The same for letters that are in hand for `handling_max` at most, from their delivery to their ack: a broker that
+    /// waits less long for an ack does not fit.
     pub fn for_handling_of(self, handling_max: Duration) -> Settings {
         let requirements =
             Requirements { handling_max: Some(handling_max), ..self.preflight.requirements().clone() };

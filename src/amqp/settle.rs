@@ -20,7 +20,7 @@
 //! }
 //! ```
 //!
-//! Nobody but the publisher makes an [`Announced`] of a letter that comes for the first time. When it comes again,
+//! Only the publisher makes an [`Announced`] of a letter that comes for the first time. When it comes again,
 //! [`Unsettled::announced_before`] takes the proof of that first time, which no one else can make:
 //!
 //! ```compile_fail,E0451
@@ -159,7 +159,7 @@ pub struct Unacked {
     pub interrupted: Interrupted,
 }
 
-/// A delivery whose ack is sent. Nobody confirms an ack.
+/// A delivery whose ack is sent. The broker confirms no ack.
 struct Acked {
     generation: Generation,
     timeout: Duration,
@@ -167,8 +167,8 @@ struct Acked {
 }
 
 impl Acked {
-    /// Waits until the broker has the ack. Where that cannot be known, the connection is broken or about to be, and who
-    /// watches it tells it.
+    /// Waits until the broker has the ack. Where that cannot be known, the connection is broken or about to be, and the
+    /// watch over it ends the generation.
     async fn has_arrived(self) {
         let asking = tokio::time::timeout(self.timeout, self.hold.has_arrived());
         let _ = self.generation.while_it_lasts(asking).await;

@@ -36,7 +36,7 @@ pub(super) fn short(name: &str) -> Result<ShortString, Error> {
 }
 
 /// Does something by a channel of its own: a channel ends with the first thing that the broker has something against.
-/// Where all went well it is closed; that it cannot be closed is noticed by whatever uses the connection next.
+/// Where all went well it is closed; if it cannot be closed, the next use of the connection fails.
 pub(super) async fn with_channel<T>(
     connection: &Connection,
     step: Duration,

@@ -21,7 +21,7 @@ use crate::telemetry::events;
 /// restarts do not all come at once.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// How often somebody who waits for a broker hears that we still do.
+/// How often it is told that we still wait for a broker.
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The longest pause before the next login after one that was refused: a person has to fix it, and each try costs the
@@ -119,7 +119,7 @@ fn next_address(at: usize, why: &Ended) -> usize {
     }
 }
 
-/// Tries until a generation stands. `None`: somebody said stop before.
+/// Tries until a generation stands. `None`: the stop came before.
 async fn wait_for_broker(means: &Means, number: u64, first: usize, layout: Layout) -> Option<Session> {
     let Means { settings, jitter, stop, .. } = means;
     let mut tries = 0;

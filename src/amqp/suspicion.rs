@@ -13,9 +13,9 @@ use super::reply_code;
 use super::session::Layout;
 use crate::wire::envelope::Source;
 
-/// So many generations that end with a fault of the connection ...
+/// How many generations must end with a fault of the connection ...
 const FAULTS: usize = 3;
-/// ... within so long are suspicious.
+/// ... within this time, before each queue gets a connection of its own.
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// What has happened so far.
@@ -44,7 +44,7 @@ impl Suspicion {
         }
     }
 
-    /// A generation with one connection for all queues has ended. Blames nobody: nobody can know.
+    /// A generation with one connection for all queues has ended. Blames no queue: which one it was cannot be known.
     pub(super) fn joint_ended(&mut self, now: Instant, why: &Ended) -> Option<Source> {
         if !is_fault(why) {
             return None;
@@ -124,7 +124,7 @@ mod tests {
         Ended::ConnectionLost { role: Role::Consume, source: None }
     }
 
-    /// After so many generations that were lost, one each of these intervals.
+    /// After this number of generations that were lost, one each of these intervals.
     fn after(faults: usize, every: Duration) -> Suspicion {
         let mut suspicion = Suspicion::default();
         let mut now = Instant::now();

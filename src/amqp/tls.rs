@@ -1,4 +1,4 @@
-//! TLS to the broker: whom we trust, and who we are.
+//! TLS to the broker: the authorities that we trust, and our own certificate.
 
 use std::fs;
 use std::io;
@@ -38,7 +38,7 @@ impl Tls {
             (Some(_), None) | (None, Some(_)) => return Err(SettingsError::HalfIdentity),
         };
         let (roots, trust) = match &files.ca_file {
-            // Whoever names an authority means this one: a certificate of any other in the world is not the broker's.
+            // Where an authority is named, a certificate of any other is not the broker's.
             Some(path) => {
                 let roots = certificates(CA_FILE, path)?;
                 for (at, root) in roots.iter().enumerate() {

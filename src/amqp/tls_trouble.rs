@@ -5,7 +5,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-/// So many of the names in a broker's certificate are told.
+/// How many of the names in a broker's certificate are told.
 const NAMES_TOLD_MAX: usize = 5;
 
 /// Which authorities may have issued the broker's certificate.
@@ -71,7 +71,7 @@ pub enum Trouble {
     /// The broker refuses to speak TLS with us.
     #[error("the broker refuses to speak TLS with us")]
     Refused,
-    /// Whoever listens there speaks no TLS.
+    /// The port speaks no TLS.
     #[error(
         "this port speaks no TLS: amqp.url must name the broker's TLS port (5671 as a rule), or begin with amqp://"
     )]
@@ -98,7 +98,7 @@ pub enum Trouble {
     Other,
 }
 
-/// What an error of TLS means to whoever must fix it.
+/// What an error of TLS means, and what fixes it.
 #[allow(clippy::wildcard_enum_match_arm, reason = "enums of other people, which grow")]
 pub(super) fn trouble_of(error: &rustls::Error, trust: Trust, identity: Identity) -> Trouble {
     match error {

@@ -1,6 +1,6 @@
 //! The topology as data: every exchange, queue and binding that the contract names, in this one file.
 //!
-//! All five lanes are there whatever this worker serves: an intent of a kind that nobody serves yet waits in its
+//! All five lanes are there whatever this worker serves: an intent of a kind that no worker serves yet waits in its
 //! lane, where a second worker finds it, and not among the unrouted.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::domain::intent::Kind;
 use crate::domain::retry::Tier;
 use crate::wire::envelope::{Address, Source};
 
-/// How often a quorum queue may hand a letter out. RabbitMQ 4 sets 20 if nobody says anything, and counts every
+/// How often a quorum queue may hand a letter out. RabbitMQ 4 sets 20 if nothing is said, and counts every
 /// way back; -1 means *unlimited* to 4.0 and *dead-letter at the first return* to 3.10. Both take this number.
 const DELIVERIES_MAX: i64 = 1_000_000;
 
@@ -34,7 +34,7 @@ pub struct Exchange {
     pub name: String,
     /// How it chooses among its bindings.
     pub kind: ExchangeKind,
-    /// Who may publish there.
+    /// Whether clients may publish there.
     pub publishers: Publishers,
     /// Where it sends what none of its bindings takes. With one, `mandatory` never returns anything.
     pub alternate: Option<String>,
@@ -59,7 +59,7 @@ impl ExchangeKind {
     }
 }
 
-/// Who may publish to an exchange.
+/// The publishers of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publishers {
     /// Any client with the permission.
@@ -136,7 +136,7 @@ pub enum Destination {
     Exchange(String),
 }
 
-/// Who asks for permissions.
+/// The roles that need permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who<'a> {
     /// A worker, by what it does about a topology that is not there.
@@ -148,7 +148,7 @@ pub enum Who<'a> {
     Ledger(&'a str),
     /// A person who replays and discards dead letters.
     Operator,
-    /// A person who looks: at what passes by, and at what is kept to be looked at.
+    /// A person with a right to look: at outcomes as they pass, and at what is kept.
     Onlooker,
     /// A program that asks the management API.
     Monitor,
@@ -298,8 +298,8 @@ impl Topology {
         }
     }
 
-    /// Where what nobody is bound to is kept. Whoever runs a worker watches its depth: with an alternate exchange
-    /// in place, the publisher is told nothing.
+    /// Where messages without a binding are kept. A worker watches its depth: with an alternate exchange in place, the
+    /// publisher is told nothing.
     pub fn unrouted(&self) -> String {
         self.name("unrouted")
     }
@@ -319,7 +319,7 @@ impl Topology {
         self.name("taps")
     }
 
-    /// The least permissions for somebody, to this topology and no other.
+    /// The least permissions of a role, to this topology and no other.
     pub fn permissions(&self, who: Who<'_>) -> Permissions {
         let prefix = escaped(&self.prefix);
         let nothing = "^$".to_owned();

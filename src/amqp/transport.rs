@@ -24,7 +24,7 @@ use super::screen::{FrameError, Limits, Screen};
 /// What is read from the socket at once, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// After so many swallowed bytes the library's thread gets a turn.
+/// The number of swallowed bytes after which the library's thread gets a turn.
 const SWALLOWED_AT_ONCE: u64 = 256 * 1024;
 
 /// How often a library hears a heartbeat while what comes is swallowed, or not read. It ends a connection from which it

@@ -123,7 +123,7 @@ pub(super) async fn watch(
             Some(Event::Error(error)) if matches!(error.kind(), ErrorKind::MissingHeartbeatError) => {
                 break Ended::Silent { role };
             }
-            // The library tells a channel's error as one of its connection; who has asked hears it there.
+            // The library tells a channel's error as one of its connection; the caller of the channel hears it, too.
             Some(Event::Error(error)) if is_refused_look(&error) => {}
             Some(Event::Error(error)) => {
                 break Ended::ConnectionLost { role, source: Some(ClientError(error)) };

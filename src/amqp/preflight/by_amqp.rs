@@ -23,7 +23,7 @@ use crate::amqp::reply_code::{
 use crate::amqp::step::with_channel;
 use crate::amqp::topology::{Binding, Exchange, Publishers, Queue, Topology};
 
-/// So many things are looked at at the same time.
+/// How many exchanges, queues or bindings are looked at at the same time.
 const AT_ONCE: usize = 16;
 
 /// What is done about what is missing.
@@ -109,7 +109,7 @@ pub(super) async fn look(
             Found::Wrong(Said { .. }) => looked.findings.push(place.missing(object)),
         }
     }
-    // Whoever declares must be allowed to.
+    // A worker that declares must be allowed to.
     looked.findings.append(&mut looked.not_compared);
     Ok(looked)
 }

@@ -12,8 +12,8 @@ use crate::management::{Management, Names, NotSeen, QueuePolicies, QueueRow};
 /// How long the management API may take for all of its lists.
 const MANAGEMENT_MAX: Duration = Duration::from_secs(10);
 
-/// The broker counts every five seconds: so long is waited for the statistics of queues that are new, where only they
-/// tell which operator policy applies.
+/// How long the statistics of new queues are waited for, where only they tell which operator policy applies: the broker
+/// counts every five seconds.
 const STATISTICS_MAX: Duration = Duration::from_secs(12);
 const STATISTICS_ASKED_EVERY: Duration = Duration::from_millis(500);
 
@@ -24,7 +24,7 @@ pub(super) enum Bindings {
     NotAsked,
 }
 
-/// Whether somebody waits for the broker to count queues that are new.
+/// Whether the look waits until the broker has counted queues that are new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Statistics {
     WaitedFor,
@@ -121,7 +121,7 @@ pub(super) async fn look(
     report
 }
 
-/// What nobody sees of how long the broker waits for an ack.
+/// What cannot be seen of how long the broker waits for an ack.
 fn consumer_timeouts(
     report: &mut Report,
     expected: &Expected<'_>,

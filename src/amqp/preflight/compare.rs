@@ -42,7 +42,7 @@ const FLAGS: [&str; 2] = ["quorum_queue", "stream_queue"];
 pub(super) struct Expected<'a> {
     pub(super) topology: &'a Topology,
     pub(super) place: &'a Target,
-    /// The longest that a letter is in hand; `None`: nobody knows.
+    /// The longest that a letter is in hand; `None`: it is not known.
     pub(super) handling_max: Option<Duration>,
 }
 
@@ -284,7 +284,7 @@ impl Policies<'_> {
                 (None, _) => {}
             }
         }
-        // What nobody else has said, one of those must have said of whom nothing is known.
+        // What no known policy sets, one of the unknown ones must set.
         if let (Some(effective), false) =
             (counted.and_then(|row| row.effective_policy_definition.as_ref()), unknown.is_empty())
         {

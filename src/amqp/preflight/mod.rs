@@ -3,7 +3,7 @@
 //!
 //! Two eyes: AMQP sees what is missing and, by declaring, what was declared differently; the management API, where
 //! there is one, sees policies, bindings, and what the permissions hide from AMQP. What neither could see is said, and
-//! stops nobody.
+//! keeps no worker from its work.
 //!
 //! When: until the broker was found to fit, everything is looked at before the first letter. From then on a new
 //! generation declares or asks for everything at once, as fast as the broker answers, and the management API is looked
@@ -45,7 +45,7 @@ use by_amqp::{Doing, Looked};
 use by_management::{Bindings, Statistics};
 use compare::Expected;
 
-/// After so long what the broker has counted is newer than the generation.
+/// When what the broker has counted is newer than the generation.
 const FIRST_LOOK_AFTER: Duration = Duration::from_secs(10);
 
 /// How often the management API is looked at while letters are taken.
@@ -54,10 +54,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// What a look must know beside the topology.
 #[derive(Debug, Clone, Default)]
 pub struct Requirements {
-    /// The worker whose permissions are asked about, by what it does about what is missing; `None`: it is a person who
-    /// looks, whose permissions are their own affair.
+    /// The worker whose permissions are asked about, by what it does about what is missing; `None`: a person
+    /// looks, and no permissions are asked about.
     pub worker: Option<Declare>,
-    /// The longest that a letter is in hand, from its delivery to its ack; `None`: nobody knows, and the consumer
+    /// The longest that a letter is in hand, from its delivery to its ack; `None`: it is not known, and the consumer
     /// timeout is not judged.
     pub handling_max: Option<Duration>,
     /// The management API, where there is one.
@@ -135,7 +135,7 @@ impl Preflight {
     ) -> Result<(), Error> {
         let Inner { requirements, fits, unseen_told } = &*self.0;
         let vhost = broker.vhost(at);
-        // Boxed: whoever runs generations need not hold the room that only a look needs.
+        // Boxed: the future that runs generations need not be as large as a look.
         let report = if fits.load(Ordering::Relaxed) {
             let look = Look { broker, connection, vhost, topology, requirements };
             Box::pin(look.quick()).await?
@@ -253,7 +253,7 @@ impl Look<'_> {
         Ok(report)
     }
 
-    /// The lanes that nobody consumes, though letters wait there.
+    /// The lanes without a consumer where letters wait.
     async fn unconsumed(&self) -> Result<Vec<Note>, Error> {
         let step = self.broker.timeouts.step;
         let mut notes = Vec::new();
@@ -350,7 +350,7 @@ impl Look<'_> {
         report.findings.retain(|finding| !missing.iter().any(|end| finding.object.ends_at(end)));
         report.add(findings);
         match worker {
-            // Whoever declares must be allowed to.
+            // A worker that declares must be allowed to.
             Some(Declare::Missing) => report.add(not_compared),
             Some(Declare::Nothing) | None if management.is_some() || not_compared.is_empty() => {}
             Some(Declare::Nothing) | None => report.add_unseen(

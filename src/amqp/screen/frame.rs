@@ -2,7 +2,7 @@
 
 use super::table::push_long;
 
-/// Why the screen ends a connection: what came can only be a mistake of the broker's, or an attack by somebody in its place.
+/// Why the screen ends a connection: what came can only be a mistake of the broker's, or an attack from its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// A method or a content header beyond what is looked at.

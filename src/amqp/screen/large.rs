@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::frame::{Frame, Head};
 use super::method;
 
-/// A body larger than any intent (contract §2) counts against [`Limits::large_bodies_bytes_max`].
+/// A body larger than any intent (contract §2) counts against `Limits::large_bodies_bytes_max`.
 pub(super) const LARGE_BODY_BYTES: u64 = 256 * 1024;
 
 /// The bodies that are larger than an intent, handed on and not acked.

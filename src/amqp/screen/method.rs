@@ -20,7 +20,7 @@ pub(super) const CHANNEL_CLOSE_OK: (u16, u16) = (20, 41);
 /// One argument of a method.
 #[derive(Debug, Clone, Copy)]
 enum Argument {
-    /// So many bytes that mean the same to everybody.
+    /// This number of bytes, handed on as they are.
     Fixed(usize),
     Short,
     Long,

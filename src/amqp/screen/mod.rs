@@ -64,9 +64,9 @@ enum Reading {
     Head { bytes: [u8; Frame::HEAD], len: usize },
     /// A method or a content header, which is collected as a whole: head, payload and end.
     Whole { head: Head, bytes: Vec<u8> },
-    /// So many more bytes that are handed on as they come.
+    /// `left` more bytes that are handed on as they come.
     Pass { left: usize },
-    /// A frame of a body that is being cut, so much more of its payload.
+    /// A frame of a body that is being cut: `left` more bytes of its payload.
     Swallow { channel: u16, left: usize },
     /// The end of such a frame.
     SwallowedEnd { channel: u16 },
@@ -83,9 +83,9 @@ impl Reading {
 enum Content {
     /// The header of a message.
     Header { delivery: Option<u64>, cut: Option<Cut>, may_be_cut: bool },
-    /// So much more of a body that is handed on.
+    /// `left` more bytes of a body that is handed on.
     Body { left: u64 },
-    /// So much more of a body that is being cut.
+    /// The rest of a body that is being cut.
     Cutting(Box<Cutting>),
 }
 

@@ -59,9 +59,9 @@ impl<'a> Reader<'a> {
 
 /// What comes after the type of a value.
 enum Shape {
-    /// So many bytes.
+    /// This number of bytes.
     Fixed(usize),
-    /// A length of four bytes, and so many bytes.
+    /// A length of four bytes, and that number of bytes.
     Long,
     /// The same, and in it entries: of a name and a value each.
     Table,
@@ -85,7 +85,7 @@ fn shape(value_type: u8) -> Option<Shape> {
 }
 
 /// Whether the library can parse the entries of this table: all of it is there, every name is text, every type known,
-/// and nothing lies deeper than [`DEPTH_MAX`]. `reserved` is the name of an entry that nobody may send.
+/// and nothing lies deeper than [`DEPTH_MAX`]. `reserved` is the name of an entry that must not come in.
 pub(super) fn check(entries: &[u8], reserved: &[u8]) -> Result<(), Cut> {
     // What is still to be read outside of the value that is being read: (its bytes, whether entries have names).
     let mut outer: [(&[u8], bool); DEPTH_MAX] = [(&[], false); DEPTH_MAX];
