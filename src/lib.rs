@@ -45,6 +45,7 @@
 //! | isolation | where letters that may crash a process are handled one at a time |
 //! | strike | a crash with this letter in hand |
 //! | generation | everything that was built on one pair of connections to the broker |
+#![warn(clippy::too_many_lines)]
 
 pub mod admission;
 pub mod amqp;

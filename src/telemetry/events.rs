@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::error_chain::chain;
 use crate::domain::fault::Fault;
 use crate::domain::history::LastReply;
 use crate::wire::envelope::{Redelivered, Source};
@@ -488,20 +489,4 @@ pub fn drain_finished(duration: Duration) {
 pub fn gave_back(letters_len: usize, duration: Duration) {
     let duration_ms = ms(duration);
     warn!(name: "gave_back", { letters_len, duration_ms }, "Stopped: unfinished letters were returned to the broker.");
-}
-
-/// An error with everything behind it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let said = source.to_string();
-        // A transparent layer says the same again.
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = source.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@
 
 pub mod carrier;
 mod drops;
+mod error_chain;
 pub mod events;
 mod lines;
 pub mod setup;

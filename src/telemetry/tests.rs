@@ -178,45 +178,48 @@ fn a_gateway_that_fails_is_told_with_its_host_or_endpoint_and_the_cause() {
     assert_eq!((&lines[4]["set_back_ms"], &lines[4]["letters"]), (&60_000.into(), &3.into()));
 }
 
+/// One event of each kind.
+fn tell_everything() {
+    events::received(Source::Rescue, Redelivered::Yes, 9);
+    events::already_announced(Source::Rescue);
+    events::malformed(IntentRef::default(), "payment.date");
+    events::waiting(OF, "rollback", Duration::from_secs(1));
+    events::called(OF, "/x", 1, &LastReply::default(), "in_doubt", Duration::from_millis(5));
+    events::inquired(OF, 1, "unanswered", Some(Fault::Dns), Duration::from_millis(5));
+    events::decided(OF, None, "cancelled", None, 1);
+    events::dead_lettered(OF, "no_evidence", "Nothing tells.");
+    events::announcement_parked("an-event-id", 1, Duration::ZERO);
+    events::interrupted(OF, &WHY);
+    events::isolated("async_cancel", 1);
+    events::panicked("src/x.rs:1");
+    events::unrouted("cancel.unrouted", 3);
+    events::unrouted_cleared("cancel.unrouted");
+    events::depth_unknown("cancel.unrouted", &WHY);
+    events::delay_late("5s", Duration::from_secs(9), 3);
+    events::delay_stuck("5s", Duration::from_secs(300), 3);
+    events::delay_on_time_again("5s", Duration::from_secs(300));
+    events::locked_out("physical", "default", Some(401));
+    events::lock_out_ended("physical", "default", Duration::ZERO);
+    events::lane_paused("async_cancel", None, "endpoint_down");
+    events::lane_probing(OF, Duration::ZERO);
+    events::lane_resumed("async_cancel", None, Duration::ZERO);
+    events::slowed_down("physical", "default", Duration::ZERO);
+    events::started("0.1.0", "one", "/cancel-worker");
+    events::waiting_for_broker("localhost:5672", &WHY, 1);
+    events::generation_started(1, "localhost:5672", 11);
+    events::generation_ended(1, &WHY, 2);
+    events::broker_blocked("publish", "low on memory");
+    events::broker_unblocked("publish");
+    events::log_lines_dropped(3, "until now");
+    events::stopping("SIGTERM");
+    events::drain_started(2, Duration::ZERO);
+    events::drain_finished(Duration::ZERO);
+    events::gave_back(1, Duration::ZERO);
+}
+
 #[test]
 fn levels_say_who_must_act() {
-    let seen = seen("trace", || {
-        events::received(Source::Rescue, Redelivered::Yes, 9);
-        events::already_announced(Source::Rescue);
-        events::malformed(IntentRef::default(), "payment.date");
-        events::waiting(OF, "rollback", Duration::from_secs(1));
-        events::called(OF, "/x", 1, &LastReply::default(), "in_doubt", Duration::from_millis(5));
-        events::inquired(OF, 1, "unanswered", Some(Fault::Dns), Duration::from_millis(5));
-        events::decided(OF, None, "cancelled", None, 1);
-        events::dead_lettered(OF, "no_evidence", "Nothing tells.");
-        events::announcement_parked("an-event-id", 1, Duration::ZERO);
-        events::interrupted(OF, &WHY);
-        events::isolated("async_cancel", 1);
-        events::panicked("src/x.rs:1");
-        events::unrouted("cancel.unrouted", 3);
-        events::unrouted_cleared("cancel.unrouted");
-        events::depth_unknown("cancel.unrouted", &WHY);
-        events::delay_late("5s", Duration::from_secs(9), 3);
-        events::delay_stuck("5s", Duration::from_secs(300), 3);
-        events::delay_on_time_again("5s", Duration::from_secs(300));
-        events::locked_out("physical", "default", Some(401));
-        events::lock_out_ended("physical", "default", Duration::ZERO);
-        events::lane_paused("async_cancel", None, "endpoint_down");
-        events::lane_probing(OF, Duration::ZERO);
-        events::lane_resumed("async_cancel", None, Duration::ZERO);
-        events::slowed_down("physical", "default", Duration::ZERO);
-        events::started("0.1.0", "one", "/cancel-worker");
-        events::waiting_for_broker("localhost:5672", &WHY, 1);
-        events::generation_started(1, "localhost:5672", 11);
-        events::generation_ended(1, &WHY, 2);
-        events::broker_blocked("publish", "low on memory");
-        events::broker_unblocked("publish");
-        events::log_lines_dropped(3, "until now");
-        events::stopping("SIGTERM");
-        events::drain_started(2, Duration::ZERO);
-        events::drain_finished(Duration::ZERO);
-        events::gave_back(1, Duration::ZERO);
-    });
+    let seen = seen("trace", tell_everything);
     let told = |level: &str| -> Vec<String> {
         let lines = seen.lines().into_iter().filter(|line| line["level"] == level);
         lines.map(|line| line["event"].as_str().unwrap_or_default().to_owned()).collect()

@@ -49,6 +49,7 @@
 //!      $CONTROL/control/faults
 //! curl $CONTROL/control/truth/7cc7c8e8-9d92-41b6-9378-e9ecef5a7812
 //! ```
+#![warn(clippy::too_many_lines)]
 
 mod answer;
 mod api;
