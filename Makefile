@@ -27,7 +27,7 @@ test: test-unit test-types test-it ## Run all tests, on RabbitMQ 4.0 and, where 
 
 test-unit: rust ## Run the tests that need no RabbitMQ
 	cargo test $(CARGO_FLAGS) --no-run
-	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test contract --test wire --test truth --test commands
+	cargo test --quiet $(CARGO_FLAGS) --lib --bins --test architecture --test contract --test wire --test truth --test commands
 	cargo test --quiet $(CARGO_FLAGS) --doc
 
 test-types: ## Generate types from schemas/ and try them on every example, where Python and PyPI can be reached
