@@ -1,5 +1,6 @@
 //! RabbitMQ as it is: exact confirms, exact acks, the topology, and what happens when something breaks.
 
+use crate::support::broker_test;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -161,13 +162,11 @@ async fn empty(channel: &Channel, queue: &str) -> Result<BTreeSet<String>> {
 
 // --- Exact confirms ---------------------------------------------------------------------------------------------
 
+broker_test!(a_shared_channel_gives_confirms_to_the_wrong_message, at_url);
 /// What the client library does on a channel that tasks share: an unroutable message looks confirmed, a routable one
 /// returned, or one message's return goes to another. It is why `amqp::confirms` exists; when this test fails, the
 /// library has been fixed.
-pub(crate) async fn a_shared_channel_gives_confirms_to_the_wrong_message(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_shared_channel_gives_confirms_to_the_wrong_message(url: &str, prefix: &str) -> Result<()> {
     let exchange = format!("{prefix}.shared");
     let (connection, channel) = raw(url).await?;
     exchange_with_one_route(&channel, &exchange, FieldTable::default()).await?;
@@ -243,28 +242,22 @@ fn generations() -> Result<usize> {
     }
 }
 
+broker_test!(our_publisher_never_calls_confirmed_what_was_returned, at_url);
 /// The same load on our publisher: what it calls confirmed is in the queue, and nothing unroutable is ever called
 /// confirmed.
-pub(crate) async fn our_publisher_never_calls_confirmed_what_was_returned(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn our_publisher_never_calls_confirmed_what_was_returned(url: &str, prefix: &str) -> Result<()> {
     confirms_are_exact(url, prefix, Weather::Returns).await
 }
 
+broker_test!(our_publisher_never_calls_confirmed_what_was_refused, at_url);
 /// Nothing that was refused is called confirmed, and nothing that was confirmed is called refused.
-pub(crate) async fn our_publisher_never_calls_confirmed_what_was_refused(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn our_publisher_never_calls_confirmed_what_was_refused(url: &str, prefix: &str) -> Result<()> {
     confirms_are_exact(url, prefix, Weather::Nacks).await
 }
 
+broker_test!(our_publisher_tells_confirmed_refused_and_returned_apart, at_url);
 /// The same where all three come at once.
-pub(crate) async fn our_publisher_tells_confirmed_refused_and_returned_apart(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn our_publisher_tells_confirmed_refused_and_returned_apart(url: &str, prefix: &str) -> Result<()> {
     confirms_are_exact(url, prefix, Weather::Mixed).await
 }
 
@@ -394,8 +387,9 @@ async fn until_interrupted(session: PublishSession, generation: usize, weather: 
     Ok(all)
 }
 
+broker_test!(a_full_queue_refuses_exactly_what_it_did_not_take, at_url);
 /// A queue that is full refuses; exactly what it refused is told as refused, and what it took as confirmed.
-pub(crate) async fn a_full_queue_refuses_exactly_what_it_did_not_take(url: &str, prefix: &str) -> Result<()> {
+async fn a_full_queue_refuses_exactly_what_it_did_not_take(url: &str, prefix: &str) -> Result<()> {
     let (connection, channel) = raw(url).await?;
     let exchange = format!("{prefix}.intents");
     let mut full = FieldTable::default();
@@ -449,11 +443,9 @@ pub(crate) async fn a_full_queue_refuses_exactly_what_it_did_not_take(url: &str,
     Ok(())
 }
 
+broker_test!(a_refused_announcement_interrupts_and_the_letter_comes_again, at_url);
 /// A refused announcement that nobody can park ends the generation, its delivery is not acked, and comes again.
-pub(crate) async fn a_refused_announcement_interrupts_and_the_letter_comes_again(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_refused_announcement_interrupts_and_the_letter_comes_again(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 10)?;
     let mut session = Session::open(&settings, 1, 0).await?;
     let (connection, channel) = raw(url).await?;
@@ -497,11 +489,9 @@ pub(crate) async fn a_refused_announcement_interrupts_and_the_letter_comes_again
 
 // --- Exact acks -------------------------------------------------------------------------------------------------
 
+broker_test!(an_ack_of_a_generation_that_is_gone_is_interrupted, at_url);
 /// What was announced in a generation that is gone cannot be acked, nor announced again; the letter comes again.
-pub(crate) async fn an_ack_of_a_generation_that_is_gone_is_interrupted(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn an_ack_of_a_generation_that_is_gone_is_interrupted(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 10)?;
     let mut first = Session::open(&settings, 1, 0).await?;
     publish_intents(url, prefix, &["one", "two"]).await?;
@@ -529,8 +519,9 @@ pub(crate) async fn an_ack_of_a_generation_that_is_gone_is_interrupted(
     Ok(())
 }
 
+broker_test!(no_more_is_delivered_than_we_hold_permits_for, at_url);
 /// Prefetch equals permits: with all of them held nothing more is delivered, and one ack lets one more in.
-pub(crate) async fn no_more_is_delivered_than_we_hold_permits_for(url: &str, prefix: &str) -> Result<()> {
+async fn no_more_is_delivered_than_we_hold_permits_for(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 3)?;
     let mut session = Session::open(&settings, 1, 0).await?;
     publish_intents(url, prefix, &["1", "2", "3", "4", "5"]).await?;
@@ -556,11 +547,9 @@ pub(crate) async fn no_more_is_delivered_than_we_hold_permits_for(url: &str, pre
 
 // --- The topology -----------------------------------------------------------------------------------------------
 
+broker_test!(the_topology_applies_twice_and_is_found_as_declared, at_url);
 /// Applied twice, the second time changes nothing; verified, nothing is wrong.
-pub(crate) async fn the_topology_applies_twice_and_is_found_as_declared(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn the_topology_applies_twice_and_is_found_as_declared(url: &str, prefix: &str) -> Result<()> {
     let (broker, topology) = (broker(url)?, topology(prefix));
     let missing = differences(&broker, &topology).await?;
     ensure!(missing.len() == topology.exchanges().len() + topology.queues().len());
@@ -574,8 +563,9 @@ pub(crate) async fn the_topology_applies_twice_and_is_found_as_declared(
     Ok(())
 }
 
+broker_test!(a_differing_argument_is_refused_by_name, at_url);
 /// A queue with another argument is refused, by `apply` and by a session, in words that name it and the argument.
-pub(crate) async fn a_differing_argument_is_refused_by_name(url: &str, prefix: &str) -> Result<()> {
+async fn a_differing_argument_is_refused_by_name(url: &str, prefix: &str) -> Result<()> {
     let (broker, right) = (broker(url)?, topology(prefix));
     let longer = Tier { length: Duration::from_millis(200), ..tier() };
     let wrong = Topology::new(prefix, &[longer]);
@@ -600,8 +590,9 @@ pub(crate) async fn a_differing_argument_is_refused_by_name(url: &str, prefix: &
     Ok(())
 }
 
+broker_test!(a_delayed_letter_comes_back_with_its_routing_key, at_url);
 /// A letter that waits comes back in the returns of its kind: same routing key, same bytes, same headers.
-pub(crate) async fn a_delayed_letter_comes_back_with_its_routing_key(url: &str, prefix: &str) -> Result<()> {
+async fn a_delayed_letter_comes_back_with_its_routing_key(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 1)?;
     let mut session = Session::open(&settings, 1, 0).await?;
     let mut delayed = message(Address::Delay(tier()), KIND.as_str(), "waits");
@@ -624,9 +615,10 @@ pub(crate) async fn a_delayed_letter_comes_back_with_its_routing_key(url: &str, 
     Ok(())
 }
 
+broker_test!(what_nobody_is_bound_to_is_kept, at_url);
 /// What nobody is bound to is kept: an intent of an unknown kind, and an outcome without a ledger even while a tail
 /// listens.
-pub(crate) async fn what_nobody_is_bound_to_is_kept(url: &str, prefix: &str) -> Result<()> {
+async fn what_nobody_is_bound_to_is_kept(url: &str, prefix: &str) -> Result<()> {
     let (broker, topology) = (broker(url)?, topology(prefix));
     apply(&broker, &topology).await?;
     let mut tail = Tail::open(&broker, &topology, "*.cancelled").await?;
@@ -647,8 +639,9 @@ pub(crate) async fn what_nobody_is_bound_to_is_kept(url: &str, prefix: &str) -> 
     Ok(())
 }
 
+broker_test!(dead_letters_are_work_and_view_and_the_rescue_has_what_the_broker_took, at_url);
 /// A dead letter is in the queue and in the stream; what the broker takes from a lane is in the rescue.
-pub(crate) async fn dead_letters_are_work_and_view_and_the_rescue_has_what_the_broker_took(
+async fn dead_letters_are_work_and_view_and_the_rescue_has_what_the_broker_took(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
@@ -687,8 +680,9 @@ pub(crate) async fn dead_letters_are_work_and_view_and_the_rescue_has_what_the_b
     Ok(())
 }
 
+broker_test!(nobody_but_the_broker_publishes_to_the_returns, at_url);
 /// Clients cannot put anything where waits end.
-pub(crate) async fn nobody_but_the_broker_publishes_to_the_returns(url: &str, prefix: &str) -> Result<()> {
+async fn nobody_but_the_broker_publishes_to_the_returns(url: &str, prefix: &str) -> Result<()> {
     let (broker, topology) = (broker(url)?, topology(prefix));
     apply(&broker, &topology).await?;
     let (connection, channel) = raw(url).await?;
@@ -802,11 +796,9 @@ impl Worker {
     }
 }
 
+broker_test!(a_lost_connection_ends_the_generation_and_the_next_is_built, at_url);
 /// Both connections are cut: the generation ends, the next one is built by itself, and work goes on.
-pub(crate) async fn a_lost_connection_ends_the_generation_and_the_next_is_built(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_lost_connection_ends_the_generation_and_the_next_is_built(url: &str, prefix: &str) -> Result<()> {
     let road = Road::to(url).await?;
     let settings = settings(&[&road.url], prefix, 10)?;
     let mut worker = Worker::start(settings.clone());
@@ -823,11 +815,9 @@ pub(crate) async fn a_lost_connection_ends_the_generation_and_the_next_is_built(
     Ok(())
 }
 
+broker_test!(a_consumer_cancelled_by_the_broker_ends_the_generation, at_url);
 /// Somebody deletes the lane: the broker cancels the consumer, the generation ends, and the next one declares it.
-pub(crate) async fn a_consumer_cancelled_by_the_broker_ends_the_generation(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_consumer_cancelled_by_the_broker_ends_the_generation(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 10)?;
     let mut session = Session::open(&settings, 1, 0).await?;
     let (connection, channel) = raw(url).await?;
@@ -850,12 +840,10 @@ pub(crate) async fn a_consumer_cancelled_by_the_broker_ends_the_generation(
     Ok(())
 }
 
+broker_test!(a_lane_is_taken_in_whole_by_one_letter_or_not_at_all, at_url);
 /// Paused, a lane gives out one letter whenever it is asked for one, and all of them when the pause is over. Nothing that
 /// was in hand is given back.
-pub(crate) async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_lane_is_taken_in_whole_by_one_letter_or_not_at_all(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 5)?;
     apply(settings.broker(), settings.topology()).await?;
     let bodies: BTreeSet<String> = (0..100).map(|n| n.to_string()).collect();
@@ -938,11 +926,9 @@ pub(crate) async fn publish_to_lane(url: &str, prefix: &str, body: &str) -> Resu
     publish_intents(url, prefix, &[body]).await
 }
 
+broker_test!(the_next_address_is_tried_when_one_does_not_answer, at_url);
 /// The first address does not answer, the second does.
-pub(crate) async fn the_next_address_is_tried_when_one_does_not_answer(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn the_next_address_is_tried_when_one_does_not_answer(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&["amqp://127.0.0.1:9/%2f", url], prefix, 1)?;
     let session = Session::open(&settings, 1, 0).await?;
     let port = Url::parse(url)?.port().unwrap_or(5672).to_string();
@@ -952,8 +938,9 @@ pub(crate) async fn the_next_address_is_tried_when_one_does_not_answer(
     Ok(())
 }
 
+broker_test!(tls_at_a_plain_port_is_told_as_such, at_url);
 /// TLS spoken to a port that does not: an error that says so, soon, and without the password.
-pub(crate) async fn tls_at_a_plain_port_is_told_as_such(url: &str, _prefix: &str) -> Result<()> {
+async fn tls_at_a_plain_port_is_told_as_such(url: &str, _prefix: &str) -> Result<()> {
     let mut tls = Url::parse(&url.replacen("amqp://", "amqps://", 1))?;
     let _ = tls.set_username("canary");
     let _ = tls.set_password(Some("secret"));
@@ -964,11 +951,9 @@ pub(crate) async fn tls_at_a_plain_port_is_told_as_such(url: &str, _prefix: &str
     Ok(())
 }
 
+broker_test!(a_worker_that_starts_without_a_broker_waits_for_it, at_url);
 /// Started before its broker: waits, and works as soon as there is one. Stopped while it waits: drained.
-pub(crate) async fn a_worker_that_starts_without_a_broker_waits_for_it(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_worker_that_starts_without_a_broker_waits_for_it(url: &str, prefix: &str) -> Result<()> {
     // A door that is closed at first.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -1003,11 +988,9 @@ pub(crate) async fn a_worker_that_starts_without_a_broker_waits_for_it(
     Ok(())
 }
 
+broker_test!(a_drain_settles_what_was_delivered_and_leaves_the_rest, at_url);
 /// Stopped under load: what was delivered is settled, the rest stays in the lane, and nothing is in both.
-pub(crate) async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_drain_settles_what_was_delivered_and_leaves_the_rest(url: &str, prefix: &str) -> Result<()> {
     let settings = settings(&[url], prefix, 5)?;
     apply(settings.broker(), settings.topology()).await?;
     let bodies: BTreeSet<String> = (0..200).map(|n| n.to_string()).collect();

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::process::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{PATIENCE, Stage, intent};
 
 /// One delay queue, so that every wait goes through it.
@@ -53,9 +54,8 @@ async fn busy_wish(stage: &Stage) -> Result<Wish> {
     Ok(wish)
 }
 
-pub(crate) async fn waits_that_end_on_time_raise_no_alarm_between_their_hops_nor_at_their_end(
-    t: Context,
-) -> Result<()> {
+broker_test!(waits_that_end_on_time_raise_no_alarm_between_their_hops_nor_at_their_end);
+async fn waits_that_end_on_time_raise_no_alarm_between_their_hops_nor_at_their_end(t: Context) -> Result<()> {
     let stage = Stage::new(&t, &format!("{ONE_TIER}[rollback]\nwait = \"5500ms\"\n")).await?;
     let (worker, delays) = stage.work_watching(SHORT)?;
     let rollback = intent(Kind::SyncCancelRollback, json!({ "paymentRequestId": Uuid::new_v4() }));
@@ -71,8 +71,9 @@ pub(crate) async fn waits_that_end_on_time_raise_no_alarm_between_their_hops_nor
     Ok(())
 }
 
+broker_test!(letters_that_somebody_holds_are_alarmed_until_they_are_back);
 /// A consumer that nobody knows of, as a person at the broker may leave one behind.
-pub(crate) async fn letters_that_somebody_holds_are_alarmed_until_they_are_back(t: Context) -> Result<()> {
+async fn letters_that_somebody_holds_are_alarmed_until_they_are_back(t: Context) -> Result<()> {
     let stage = Stage::new(&t, ONE_TIER).await?;
     let (worker, delays) = stage.work_watching(SHORT)?;
     let channel = stage.connection().create_channel().await?;
@@ -102,7 +103,8 @@ pub(crate) async fn letters_that_somebody_holds_are_alarmed_until_they_are_back(
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn a_way_back_that_is_missing_is_alarmed(t: Context) -> Result<()> {
+broker_test!(a_way_back_that_is_missing_is_alarmed);
+async fn a_way_back_that_is_missing_is_alarmed(t: Context) -> Result<()> {
     let stage = Stage::new(&t, ONE_TIER).await?;
     let (worker, delays) = stage.work_watching(SHORT)?;
     let before = busy_wish(&stage).await?;

@@ -13,11 +13,13 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::support::Context;
+use crate::support::broker_test;
 
 /// Under a minute, once it is built and a broker is there.
 const DEMO_MAX: Duration = Duration::from_secs(60);
 
-pub(crate) async fn the_demo_exits_with_0_and_leaves_nothing_at_the_broker(t: Context) -> Result<()> {
+broker_test!(the_demo_exits_with_0_and_leaves_nothing_at_the_broker);
+async fn the_demo_exits_with_0_and_leaves_nothing_at_the_broker(t: Context) -> Result<()> {
     let demo = Command::new(env!("CARGO_BIN_EXE_cancel-worker"))
         .arg("demo")
         .env("AMQP_URL", t.amqp_url())

@@ -6,11 +6,13 @@ use paywall_simulator::{Endpoint, Fault, FaultKind, SeedPhysical};
 use serde_json::json;
 
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{PATIENCE, Stage, UNHURRIED, intent, said};
 
 const LETTERS: usize = 30;
 
-pub(crate) async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_burned(
+broker_test!(while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_burned);
+async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_burned(
     t: Context,
 ) -> Result<()> {
     let stage = Stage::new(&t, UNHURRIED).await?;

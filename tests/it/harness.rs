@@ -8,8 +8,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation, ErrorKind, ExchangeKind};
 
 use crate::support::Context;
+use crate::support::broker_test;
 
-pub(crate) async fn a_confirmed_letter_comes_back(t: Context) -> Result<()> {
+broker_test!(a_confirmed_letter_comes_back);
+async fn a_confirmed_letter_comes_back(t: Context) -> Result<()> {
     let queue = format!("{}.letters", t.prefix());
     t.on_cleanup([queue.clone()], []);
     let connection = t.connect().await?;
@@ -37,7 +39,8 @@ pub(crate) async fn a_confirmed_letter_comes_back(t: Context) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_cleaned_up_test_leaves_nothing_behind(t: Context) -> Result<()> {
+broker_test!(a_cleaned_up_test_leaves_nothing_behind);
+async fn a_cleaned_up_test_leaves_nothing_behind(t: Context) -> Result<()> {
     let inner = t.another();
     let queue = format!("{}.queue", inner.prefix());
     let exchange = format!("{}.exchange", inner.prefix());
@@ -68,7 +71,8 @@ pub(crate) async fn a_cleaned_up_test_leaves_nothing_behind(t: Context) -> Resul
     Ok(())
 }
 
-pub(crate) async fn a_broker_of_ours_can_be_asked_and_operated(t: Context) -> Result<()> {
+broker_test!(a_broker_of_ours_can_be_asked_and_operated);
+async fn a_broker_of_ours_can_be_asked_and_operated(t: Context) -> Result<()> {
     let broker = t.broker();
     if let Some(version) = broker.ctl(&["version"]).await {
         assert_eq!(version?.trim(), broker.version());

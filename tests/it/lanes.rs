@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::process::wishes::nothing_is_left;
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::{Lines, Process};
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::{PATIENCE, Stage, UNHURRIED, intent, load, said};
@@ -121,9 +122,8 @@ fn down() -> Fault {
     Fault::new(FaultKind::http(503)).on(Endpoint::AsyncCancel)
 }
 
-pub(crate) async fn an_endpoint_that_is_down_stops_its_lane_alone_and_burns_no_attempts(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_endpoint_that_is_down_stops_its_lane_alone_and_burns_no_attempts);
+async fn an_endpoint_that_is_down_stops_its_lane_alone_and_burns_no_attempts(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let working = stage.work_consuming().await?;
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, down()).await?;
@@ -156,7 +156,8 @@ fn course(lines: &Lines, kind: Kind, of: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-pub(crate) async fn a_pause_is_told_and_one_letter_at_a_time_finds_out(t: Context) -> Result<()> {
+broker_test!(a_pause_is_told_and_one_letter_at_a_time_finds_out);
+async fn a_pause_is_told_and_one_letter_at_a_time_finds_out(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let worker = Process::work(&stage, &[("CANCEL_WORKER_LOG", "debug")])?;
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, down()).await?;
@@ -182,7 +183,8 @@ pub(crate) async fn a_pause_is_told_and_one_letter_at_a_time_finds_out(t: Contex
     Ok(())
 }
 
-pub(crate) async fn an_endpoint_that_hangs_is_paused_and_heals(t: Context) -> Result<()> {
+broker_test!(an_endpoint_that_hangs_is_paused_and_heals);
+async fn an_endpoint_that_hangs_is_paused_and_heals(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let working = stage.work_consuming().await?;
     let hang = Fault::new(FaultKind::Hang).on(Endpoint::AsyncCancel);
@@ -198,7 +200,8 @@ pub(crate) async fn an_endpoint_that_hangs_is_paused_and_heals(t: Context) -> Re
     Ok(())
 }
 
-pub(crate) async fn a_gateway_that_refuses_connections_pauses_its_lanes_and_heals(t: Context) -> Result<()> {
+broker_test!(a_gateway_that_refuses_connections_pauses_its_lanes_and_heals);
+async fn a_gateway_that_refuses_connections_pauses_its_lanes_and_heals(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let working = stage.work_consuming().await?;
     let closed = Fault::new(FaultKind::RefuseConnection { for_ms: None }).at(Api::Physical);
@@ -212,7 +215,8 @@ pub(crate) async fn a_gateway_that_refuses_connections_pauses_its_lanes_and_heal
     Ok(())
 }
 
-pub(crate) async fn one_payment_that_is_always_in_doubt_pauses_no_lane(t: Context) -> Result<()> {
+broker_test!(one_payment_that_is_always_in_doubt_pauses_no_lane);
+async fn one_payment_that_is_always_in_doubt_pauses_no_lane(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = Process::work(&stage, &[])?;
     let payment = stage.simulator.seed(SeedPhysical::default())?;
@@ -227,7 +231,8 @@ pub(crate) async fn one_payment_that_is_always_in_doubt_pauses_no_lane(t: Contex
     Ok(())
 }
 
-pub(crate) async fn one_merchants_trouble_does_not_pause_the_lane_of_another(t: Context) -> Result<()> {
+broker_test!(one_merchants_trouble_does_not_pause_the_lane_of_another);
+async fn one_merchants_trouble_does_not_pause_the_lane_of_another(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let worker = Process::work(&stage, &[])?;
     let first = send_many(&stage, Kind::AsyncCancel, "other", 1).await?;
@@ -246,7 +251,8 @@ pub(crate) async fn one_merchants_trouble_does_not_pause_the_lane_of_another(t: 
     Ok(())
 }
 
-pub(crate) async fn a_worker_whose_lane_is_paused_stops_with_0_and_another_goes_on(t: Context) -> Result<()> {
+broker_test!(a_worker_whose_lane_is_paused_stops_with_0_and_another_goes_on);
+async fn a_worker_whose_lane_is_paused_stops_with_0_and_another_goes_on(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let worker = Process::work(&stage, &[])?;
     let (fault, mut letters) = pause(&stage, Kind::AsyncCancel, down()).await?;
@@ -261,7 +267,8 @@ pub(crate) async fn a_worker_whose_lane_is_paused_stops_with_0_and_another_goes_
     Ok(())
 }
 
-pub(crate) async fn a_lane_that_is_paused_stays_so_when_the_connection_is_cut(t: Context) -> Result<()> {
+broker_test!(a_lane_that_is_paused_stays_so_when_the_connection_is_cut);
+async fn a_lane_that_is_paused_stays_so_when_the_connection_is_cut(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let proxy = Proxy::start(stage.url()).await?;
     let worker = Process::work_through(&stage, proxy.url())?;
@@ -291,7 +298,8 @@ pub(crate) async fn a_lane_that_is_paused_stays_so_when_the_connection_is_cut(t:
     Ok(())
 }
 
-pub(crate) async fn a_retry_after_slows_its_merchant_and_no_other(t: Context) -> Result<()> {
+broker_test!(a_retry_after_slows_its_merchant_and_no_other);
+async fn a_retry_after_slows_its_merchant_and_no_other(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let working = stage.work_consuming().await?;
     let later = Fault::new(FaultKind::http_retry_after(429, "3")).by("default").on(Endpoint::AsyncCancel);
@@ -336,7 +344,8 @@ async fn until_one_waits(stage: &Stage, kind: Kind) -> Result<()> {
     waited.with_context(|| format!("no letter of {kind} waits"))?
 }
 
-pub(crate) async fn a_lane_never_takes_all_places_of_its_api(t: Context) -> Result<()> {
+broker_test!(a_lane_never_takes_all_places_of_its_api);
+async fn a_lane_never_takes_all_places_of_its_api(t: Context) -> Result<()> {
     // Of four places each of two lanes keeps one; so one lane alone has three.
     let tuning = r#"
         gateway = { call_timeout = "40s", physical = { concurrency = 4 } }
@@ -364,7 +373,8 @@ pub(crate) async fn a_lane_never_takes_all_places_of_its_api(t: Context) -> Resu
     Ok(())
 }
 
-pub(crate) async fn who_waits_for_a_place_does_not_hold_up_the_end(t: Context) -> Result<()> {
+broker_test!(who_waits_for_a_place_does_not_hold_up_the_end);
+async fn who_waits_for_a_place_does_not_hold_up_the_end(t: Context) -> Result<()> {
     let tuning = r#"
         gateway = { call_timeout = "40s", physical = { concurrency = 1 } }
         inquiry = { quiet = "40s" }
@@ -387,7 +397,8 @@ pub(crate) async fn who_waits_for_a_place_does_not_hold_up_the_end(t: Context) -
     Ok(())
 }
 
-pub(crate) async fn no_more_is_called_in_a_second_than_the_rate_allows(t: Context) -> Result<()> {
+broker_test!(no_more_is_called_in_a_second_than_the_rate_allows);
+async fn no_more_is_called_in_a_second_than_the_rate_allows(t: Context) -> Result<()> {
     const RATE: f64 = 20.0;
     let stage = Stage::new(&t, "gateway = { physical = { rate = 20.0 } }").await?;
     let working = stage.work_consuming().await?;
@@ -403,7 +414,8 @@ pub(crate) async fn no_more_is_called_in_a_second_than_the_rate_allows(t: Contex
     Ok(())
 }
 
-pub(crate) async fn an_api_that_lets_no_merchant_in_pauses_its_lanes_and_heals(t: Context) -> Result<()> {
+broker_test!(an_api_that_lets_no_merchant_in_pauses_its_lanes_and_heals);
+async fn an_api_that_lets_no_merchant_in_pauses_its_lanes_and_heals(t: Context) -> Result<()> {
     let stage = Stage::new(&t, SMALL_LANES).await?;
     let worker = Process::work(&stage, &[])?;
     for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback] {
@@ -429,7 +441,8 @@ pub(crate) async fn an_api_that_lets_no_merchant_in_pauses_its_lanes_and_heals(t
     Ok(())
 }
 
-pub(crate) async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect(t: Context) -> Result<()> {
+broker_test!(a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect);
+async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect(t: Context) -> Result<()> {
     // One delay, long enough to be looked into.
     let stage = Stage::new(&t, "retry = { delays = [\"10s\"] }").await?;
     let fault = Fault::new(FaultKind::http(401)).at(Api::Payment).by("default").until_cleared();
@@ -473,7 +486,8 @@ pub(crate) async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect
     Ok(())
 }
 
-pub(crate) async fn copies_of_a_letter_in_hand_hold_up_nobody_and_get_its_answer(t: Context) -> Result<()> {
+broker_test!(copies_of_a_letter_in_hand_hold_up_nobody_and_get_its_answer);
+async fn copies_of_a_letter_in_hand_hold_up_nobody_and_get_its_answer(t: Context) -> Result<()> {
     const COPIES: usize = 150;
     let stage = Stage::new(&t, &format!("{UNHURRIED}lanes.transaction_cancel.prefetch = 10")).await?;
     let payment = stage.simulator.seed(SeedVirtualPos::default())?;

@@ -9,6 +9,7 @@ use paywall_simulator::{Endpoint, SeedPhysical, SeedVirtualPos};
 use serde_json::json;
 
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{Stage, intent, said};
 
 /// Binds a ledger that takes one message and refuses the rest, and fills it.
@@ -47,7 +48,8 @@ async fn full_ledger(t: &Context, stage: &Stage, pattern: &str) -> Result<String
     }
 }
 
-pub(crate) async fn an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call(
+broker_test!(an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call);
+async fn an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second_call(
     t: Context,
 ) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
@@ -82,7 +84,8 @@ pub(crate) async fn an_event_that_a_full_ledger_refuses_is_announced_again_witho
     Ok(())
 }
 
-pub(crate) async fn a_ledger_that_is_full_for_one_kind_does_not_stop_the_others(t: Context) -> Result<()> {
+broker_test!(a_ledger_that_is_full_for_one_kind_does_not_stop_the_others);
+async fn a_ledger_that_is_full_for_one_kind_does_not_stop_the_others(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     full_ledger(&t, &stage, "async_cancel.#").await?;
     let working = stage.work_consuming().await?;

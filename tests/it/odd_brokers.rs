@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::process::wishes::{Copies, Course, Wish};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::raw::{entry, frame, long};
 use crate::support::stage::Stage;
@@ -106,15 +107,18 @@ fn tuned(payload: Vec<u8>, frame_max: u32) -> Vec<u8> {
     }
 }
 
-pub(crate) async fn frames_without_a_bound_are_not_agreed_to(t: Context) -> Result<()> {
+broker_test!(frames_without_a_bound_are_not_agreed_to);
+async fn frames_without_a_bound_are_not_agreed_to(t: Context) -> Result<()> {
     works_through(t, |payload| tuned(payload, 0)).await
 }
 
-pub(crate) async fn frames_of_128_mib_are_not_agreed_to(t: Context) -> Result<()> {
+broker_test!(frames_of_128_mib_are_not_agreed_to);
+async fn frames_of_128_mib_are_not_agreed_to(t: Context) -> Result<()> {
     works_through(t, |payload| tuned(payload, 128 * 1024 * 1024)).await
 }
 
-pub(crate) async fn server_properties_of_any_depth_and_of_no_text_end_nothing(t: Context) -> Result<()> {
+broker_test!(server_properties_of_any_depth_and_of_no_text_end_nothing);
+async fn server_properties_of_any_depth_and_of_no_text_end_nothing(t: Context) -> Result<()> {
     works_through(t, |payload| {
         if !payload.starts_with(&[0, 10, 0, 10]) {
             return payload;
@@ -126,9 +130,8 @@ pub(crate) async fn server_properties_of_any_depth_and_of_no_text_end_nothing(t:
     .await
 }
 
-pub(crate) async fn letters_of_15_mib_and_many_of_1_mib_are_dead_and_take_little_memory(
-    t: Context,
-) -> Result<()> {
+broker_test!(letters_of_15_mib_and_many_of_1_mib_are_dead_and_take_little_memory);
+async fn letters_of_15_mib_and_many_of_1_mib_are_dead_and_take_little_memory(t: Context) -> Result<()> {
     const LARGE: (usize, usize) = (4, 15 * 1024 * 1024);
     const MANY: (usize, usize) = (24, 1024 * 1024);
     let stage = Stage::new(&t, "").await?;

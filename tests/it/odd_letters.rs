@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::process::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::amqp10::publish_with_a_uuid;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::raw::{FRAME_MAX, OVERHEAD, RawPublisher, Taken, entry, headers, long, property, short};
 use crate::support::stage::Stage;
@@ -117,9 +118,8 @@ impl Lanes {
     }
 }
 
-pub(crate) async fn properties_that_are_no_text_cost_their_own_letter_nothing_but_them(
-    t: Context,
-) -> Result<()> {
+broker_test!(properties_that_are_no_text_cost_their_own_letter_nothing_but_them);
+async fn properties_that_are_no_text_cost_their_own_letter_nothing_but_them(t: Context) -> Result<()> {
     let mut lanes = Lanes::new(&t).await?;
     let latin = b"M\xfcller & S\xf6hne";
     for odd in [
@@ -137,7 +137,8 @@ pub(crate) async fn properties_that_are_no_text_cost_their_own_letter_nothing_bu
     lanes.have_lived().await
 }
 
-pub(crate) async fn a_routing_key_that_is_no_text_costs_its_own_letter_alone(t: Context) -> Result<()> {
+broker_test!(a_routing_key_that_is_no_text_costs_its_own_letter_alone);
+async fn a_routing_key_that_is_no_text_costs_its_own_letter_alone(t: Context) -> Result<()> {
     let mut lanes = Lanes::new(&t).await?;
     let copy = [&b"S"[..], &long(b"transaction_cancel")].concat();
     let odd = Odd {
@@ -155,7 +156,8 @@ pub(crate) async fn a_routing_key_that_is_no_text_costs_its_own_letter_alone(t: 
     lanes.have_lived().await
 }
 
-pub(crate) async fn headers_of_any_depth_cost_their_own_letter_nothing_but_them(t: Context) -> Result<()> {
+broker_test!(headers_of_any_depth_cost_their_own_letter_nothing_but_them);
+async fn headers_of_any_depth_cost_their_own_letter_nothing_but_them(t: Context) -> Result<()> {
     let mut lanes = Lanes::new(&t).await?;
     for depth in [8, 9, 100, 2_400, 4_500, 10_000] {
         for (what, nested) in [("arrays", arrays(depth)), ("tables", tables(depth))] {
@@ -166,9 +168,8 @@ pub(crate) async fn headers_of_any_depth_cost_their_own_letter_nothing_but_them(
     lanes.have_lived().await
 }
 
-pub(crate) async fn a_header_frame_as_large_as_the_connection_allows_ends_like_any_other(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_header_frame_as_large_as_the_connection_allows_ends_like_any_other);
+async fn a_header_frame_as_large_as_the_connection_allows_ends_like_any_other(t: Context) -> Result<()> {
     let mut lanes = Lanes::new(&t).await?;
     for size in [FRAME_MAX, FRAME_MAX - 1, FRAME_MAX - 34, FRAME_MAX - 600] {
         let odd = odd(format!("a header frame of {size} bytes"), headers_of_frame(size));
@@ -177,7 +178,8 @@ pub(crate) async fn a_header_frame_as_large_as_the_connection_allows_ends_like_a
     lanes.have_lived().await
 }
 
-pub(crate) async fn what_the_broker_itself_has_made_too_large_ends_too(t: Context) -> Result<()> {
+broker_test!(what_the_broker_itself_has_made_too_large_ends_too);
+async fn what_the_broker_itself_has_made_too_large_ends_too(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let exchange = format!("{}.intents", stage.topology().prefix());
     let mut publisher = RawPublisher::connect(stage.url()).await?;
@@ -214,9 +216,8 @@ pub(crate) async fn what_the_broker_itself_has_made_too_large_ends_too(t: Contex
 /// How long it may take until it is known which queue the broker closes connections for.
 const BLAMED_MAX: Duration = Duration::from_secs(30);
 
-pub(crate) async fn a_message_that_the_broker_cannot_deliver_stops_its_own_lane_and_no_other(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_message_that_the_broker_cannot_deliver_stops_its_own_lane_and_no_other);
+async fn a_message_that_the_broker_cannot_deliver_stops_its_own_lane_and_no_other(t: Context) -> Result<()> {
     if t.broker().version().starts_with("3.") {
         println!("not tried: RabbitMQ {} speaks no AMQP 1.0 by itself", t.broker().version());
         return Ok(());
@@ -356,18 +357,22 @@ async fn generated_letters_stop_nobody(t: Context, numbers: Range<u64>) -> Resul
     lanes.have_lived().await
 }
 
-pub(crate) async fn fifty_generated_letters_stop_nobody(t: Context) -> Result<()> {
+broker_test!(fifty_generated_letters_stop_nobody);
+async fn fifty_generated_letters_stop_nobody(t: Context) -> Result<()> {
     generated_letters_stop_nobody(t, 0..50).await
 }
 
-pub(crate) async fn fifty_more_generated_letters_stop_nobody(t: Context) -> Result<()> {
+broker_test!(fifty_more_generated_letters_stop_nobody);
+async fn fifty_more_generated_letters_stop_nobody(t: Context) -> Result<()> {
     generated_letters_stop_nobody(t, 50..100).await
 }
 
-pub(crate) async fn fifty_other_generated_letters_stop_nobody(t: Context) -> Result<()> {
+broker_test!(fifty_other_generated_letters_stop_nobody);
+async fn fifty_other_generated_letters_stop_nobody(t: Context) -> Result<()> {
     generated_letters_stop_nobody(t, 100..150).await
 }
 
-pub(crate) async fn the_last_fifty_generated_letters_stop_nobody(t: Context) -> Result<()> {
+broker_test!(the_last_fifty_generated_letters_stop_nobody);
+async fn the_last_fifty_generated_letters_stop_nobody(t: Context) -> Result<()> {
     generated_letters_stop_nobody(t, 150..200).await
 }

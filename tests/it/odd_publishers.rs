@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::process::wishes::{Copies, Course, Wish, audit, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{Stage, Taken, said};
 
 /// Properties of a letter: its headers, with copies to these keys.
@@ -52,7 +53,8 @@ fn calls(stage: &Stage, wish: &Wish) -> u64 {
     truth.calls_of(wish.endpoint)
 }
 
-pub(crate) async fn the_publishers_key_judges_all_copies_of_a_letter_alike(t: Context) -> Result<()> {
+broker_test!(the_publishers_key_judges_all_copies_of_a_letter_alike);
+async fn the_publishers_key_judges_all_copies_of_a_letter_alike(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -67,7 +69,8 @@ pub(crate) async fn the_publishers_key_judges_all_copies_of_a_letter_alike(t: Co
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn a_copy_in_another_kinds_lane_is_told_to_nobody(t: Context) -> Result<()> {
+broker_test!(a_copy_in_another_kinds_lane_is_told_to_nobody);
+async fn a_copy_in_another_kinds_lane_is_told_to_nobody(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
     for header in ["CC", "BCC"] {
@@ -86,7 +89,8 @@ pub(crate) async fn a_copy_in_another_kinds_lane_is_told_to_nobody(t: Context) -
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn an_intent_id_with_another_body_is_called_once_and_told_once(t: Context) -> Result<()> {
+broker_test!(an_intent_id_with_another_body_is_called_once_and_told_once);
+async fn an_intent_id_with_another_body_is_called_once_and_told_once(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
     let first = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -136,7 +140,8 @@ pub(crate) async fn an_intent_id_with_another_body_is_called_once_and_told_once(
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn what_the_broker_takes_from_a_lane_is_judged_by_its_body_alone(t: Context) -> Result<()> {
+broker_test!(what_the_broker_takes_from_a_lane_is_judged_by_its_body_alone);
+async fn what_the_broker_takes_from_a_lane_is_judged_by_its_body_alone(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let expired = |properties: BasicProperties| properties.with_expiration("1".into());
     let kind = Kind::TransactionCancel;
@@ -164,9 +169,8 @@ pub(crate) async fn what_the_broker_takes_from_a_lane_is_judged_by_its_body_alon
     Ok(())
 }
 
-pub(crate) async fn what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is_not(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is_not);
+async fn what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is_not(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
     let mut wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -198,7 +202,8 @@ pub(crate) async fn what_the_publisher_gave_is_at_the_dead_letter_and_what_it_fo
     Ok(())
 }
 
-pub(crate) async fn an_outcome_names_its_occasion_in_its_properties_and_the_rule_that_read_the_reply(
+broker_test!(an_outcome_names_its_occasion_in_its_properties_and_the_rule_that_read_the_reply);
+async fn an_outcome_names_its_occasion_in_its_properties_and_the_rule_that_read_the_reply(
     t: Context,
 ) -> Result<()> {
     let stage = Stage::new(&t, "").await?;

@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::process::wishes::{Course, Wish};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::stage::Stage;
 
@@ -55,7 +56,8 @@ async fn user(t: &Context, name: &str, permissions: &Permissions) -> Result<Opti
     Ok(Some(broker(url.as_str(), t.prefix())?))
 }
 
-pub(crate) async fn a_worker_that_may_not_declare_works_by_its_first_connections(t: Context) -> Result<()> {
+broker_test!(a_worker_that_may_not_declare_works_by_its_first_connections);
+async fn a_worker_that_may_not_declare_works_by_its_first_connections(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "amqp.declare = false").await?;
     let least = stage.topology().permissions(Who::Worker(Declare::Nothing));
     let name = format!("{}-undeclaring", t.prefix());
@@ -83,9 +85,8 @@ pub(crate) async fn a_worker_that_may_not_declare_works_by_its_first_connections
     Ok(())
 }
 
-pub(crate) async fn the_least_permissions_of_a_worker_are_enough_and_one_less_is_told(
-    t: Context,
-) -> Result<()> {
+broker_test!(the_least_permissions_of_a_worker_are_enough_and_one_less_is_told);
+async fn the_least_permissions_of_a_worker_are_enough_and_one_less_is_told(t: Context) -> Result<()> {
     let tier = Tier { length: std::time::Duration::from_secs(1), name: "1s".to_owned() };
     let topology = Topology::new(t.prefix(), &[tier]);
     t.on_cleanup(
@@ -199,7 +200,8 @@ async fn ends_with_0(arguments: &[&str], environment: &[(&str, &str)], input: &s
     Ok(())
 }
 
-pub(crate) async fn each_role_can_do_its_job_with_the_printed_permissions_and_a_publisher_or_ledger_nothing_more(
+broker_test!(each_role_can_do_its_job_with_the_printed_permissions_and_a_publisher_or_ledger_nothing_more);
+async fn each_role_can_do_its_job_with_the_printed_permissions_and_a_publisher_or_ledger_nothing_more(
     t: Context,
 ) -> Result<()> {
     let Some(declaring) = in_the_role(&t, "worker that declares what", "declaring").await? else {

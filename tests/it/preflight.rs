@@ -25,6 +25,7 @@ use url::Url;
 
 use crate::process::wishes::{Course, Wish};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
 use crate::support::stage::Stage;
 
@@ -249,12 +250,14 @@ fn knows_consumer_timeout(t: &Context) -> bool {
     !["3.10.", "3.11."].iter().any(|old| t.broker().version().starts_with(old))
 }
 
-pub(crate) async fn a_right_topology_is_worked_with(t: Context) -> Result<()> {
+broker_test!(a_right_topology_is_worked_with);
+async fn a_right_topology_is_worked_with(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     house.takes_work().await
 }
 
-pub(crate) async fn a_lane_of_the_wrong_type_is_refused(t: Context) -> Result<()> {
+broker_test!(a_lane_of_the_wrong_type_is_refused);
+async fn a_lane_of_the_wrong_type_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let lane = house.name("intents.async_cancel");
     house
@@ -275,7 +278,8 @@ pub(crate) async fn a_lane_of_the_wrong_type_is_refused(t: Context) -> Result<()
     Ok(())
 }
 
-pub(crate) async fn a_low_delivery_limit_is_refused(t: Context) -> Result<()> {
+broker_test!(a_low_delivery_limit_is_refused);
+async fn a_low_delivery_limit_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("returns.async_cancel");
     house
@@ -286,7 +290,8 @@ pub(crate) async fn a_low_delivery_limit_is_refused(t: Context) -> Result<()> {
     house.refused_for(&format!("queue `{queue}`"), "x-delivery-limit", "20", &deleting(&queue)).await
 }
 
-pub(crate) async fn a_queue_that_drops_its_head_is_refused(t: Context) -> Result<()> {
+broker_test!(a_queue_that_drops_its_head_is_refused);
+async fn a_queue_that_drops_its_head_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("announcements");
     house
@@ -297,7 +302,8 @@ pub(crate) async fn a_queue_that_drops_its_head_is_refused(t: Context) -> Result
     house.refused_for(&format!("queue `{queue}`"), "x-overflow", "drop-head", &deleting(&queue)).await
 }
 
-pub(crate) async fn a_delay_that_leads_elsewhere_is_refused(t: Context) -> Result<()> {
+broker_test!(a_delay_that_leads_elsewhere_is_refused);
+async fn a_delay_that_leads_elsewhere_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let (queue, elsewhere) = (house.name("delay.5s"), house.name("unrouted"));
     house
@@ -310,7 +316,8 @@ pub(crate) async fn a_delay_that_leads_elsewhere_is_refused(t: Context) -> Resul
         .await
 }
 
-pub(crate) async fn a_delay_that_leads_nowhere_is_refused(t: Context) -> Result<()> {
+broker_test!(a_delay_that_leads_nowhere_is_refused);
+async fn a_delay_that_leads_nowhere_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("delay.1s");
     house
@@ -329,7 +336,8 @@ pub(crate) async fn a_delay_that_leads_nowhere_is_refused(t: Context) -> Result<
     Ok(())
 }
 
-pub(crate) async fn dead_lettering_at_most_once_is_refused(t: Context) -> Result<()> {
+broker_test!(dead_lettering_at_most_once_is_refused);
+async fn dead_lettering_at_most_once_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("intents.batch_cancel");
     house
@@ -342,7 +350,8 @@ pub(crate) async fn dead_lettering_at_most_once_is_refused(t: Context) -> Result
         .await
 }
 
-pub(crate) async fn a_delay_that_loses_the_way_home_is_refused(t: Context) -> Result<()> {
+broker_test!(a_delay_that_loses_the_way_home_is_refused);
+async fn a_delay_that_loses_the_way_home_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("delay.1s");
     house
@@ -354,7 +363,8 @@ pub(crate) async fn a_delay_that_loses_the_way_home_is_refused(t: Context) -> Re
     house.refused_for(&object, argument, "async_cancel", &deleting(&queue)).await
 }
 
-pub(crate) async fn a_delay_of_another_length_is_refused(t: Context) -> Result<()> {
+broker_test!(a_delay_of_another_length_is_refused);
+async fn a_delay_of_another_length_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let queue = house.name("delay.5s");
     house
@@ -365,7 +375,8 @@ pub(crate) async fn a_delay_of_another_length_is_refused(t: Context) -> Result<(
     house.refused_for(&format!("queue `{queue}`"), "x-message-ttl", "9000", &deleting(&queue)).await
 }
 
-pub(crate) async fn an_exchange_of_another_type_is_refused(t: Context) -> Result<()> {
+broker_test!(an_exchange_of_another_type_is_refused);
+async fn an_exchange_of_another_type_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let exchange = house.name("outcomes");
     house.delete_exchange("outcomes").await?;
@@ -383,7 +394,8 @@ pub(crate) async fn an_exchange_of_another_type_is_refused(t: Context) -> Result
     Ok(())
 }
 
-pub(crate) async fn intents_without_an_alternate_are_refused(t: Context) -> Result<()> {
+broker_test!(intents_without_an_alternate_are_refused);
+async fn intents_without_an_alternate_are_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let exchange = house.name("intents");
     house.redeclare_exchange("intents", ExchangeKind::Topic, false).await?;
@@ -391,7 +403,8 @@ pub(crate) async fn intents_without_an_alternate_are_refused(t: Context) -> Resu
     house.only_by_declaring(&object, "alternate-exchange", "not set", &fix).await
 }
 
-pub(crate) async fn returns_that_clients_may_publish_to_are_refused(t: Context) -> Result<()> {
+broker_test!(returns_that_clients_may_publish_to_are_refused);
+async fn returns_that_clients_may_publish_to_are_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let exchange = house.name("returns");
     house.redeclare_exchange("returns", ExchangeKind::Topic, false).await?;
@@ -409,7 +422,8 @@ impl House {
     }
 }
 
-pub(crate) async fn a_missing_target_of_dead_lettering_is_refused_by_a_worker_that_declares_nothing(
+broker_test!(a_missing_target_of_dead_lettering_is_refused_by_a_worker_that_declares_nothing);
+async fn a_missing_target_of_dead_lettering_is_refused_by_a_worker_that_declares_nothing(
     t: Context,
 ) -> Result<()> {
     let house = House::of(&t, Declare::Nothing).await?;
@@ -419,7 +433,8 @@ pub(crate) async fn a_missing_target_of_dead_lettering_is_refused_by_a_worker_th
     house.refused_for(&object, "presence", "missing", fix).await
 }
 
-pub(crate) async fn a_missing_stream_is_refused_by_a_worker_that_declares_nothing(t: Context) -> Result<()> {
+broker_test!(a_missing_stream_is_refused_by_a_worker_that_declares_nothing);
+async fn a_missing_stream_is_refused_by_a_worker_that_declares_nothing(t: Context) -> Result<()> {
     let house = House::of(&t, Declare::Nothing).await?;
     let stream = house.name("dead-letters.log");
     house.delete_queue("dead-letters.log").await?;
@@ -427,7 +442,8 @@ pub(crate) async fn a_missing_stream_is_refused_by_a_worker_that_declares_nothin
     house.refused_for(&object, "presence", "missing", fix).await
 }
 
-pub(crate) async fn what_is_missing_is_declared_by_a_worker_that_may(t: Context) -> Result<()> {
+broker_test!(what_is_missing_is_declared_by_a_worker_that_may);
+async fn what_is_missing_is_declared_by_a_worker_that_may(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     house.delete_queue("dead-letters.log").await?;
     house.delete_exchange("taps").await?;
@@ -438,9 +454,8 @@ pub(crate) async fn what_is_missing_is_declared_by_a_worker_that_may(t: Context)
     Ok(())
 }
 
-pub(crate) async fn what_a_worker_would_declare_is_no_finding_and_is_not_declared_by_a_look(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_a_worker_would_declare_is_no_finding_and_is_not_declared_by_a_look);
+async fn what_a_worker_would_declare_is_no_finding_and_is_not_declared_by_a_look(t: Context) -> Result<()> {
     let house = House::fresh(&t, Declare::Missing).await?;
     let settings = house.settings()?;
     let (exchanges, queues) = (house.topology.exchanges().len(), house.topology.queues().len());
@@ -453,7 +468,8 @@ pub(crate) async fn what_a_worker_would_declare_is_no_finding_and_is_not_declare
     house.takes_work().await
 }
 
-pub(crate) async fn what_a_worker_would_be_refused_on_a_fresh_broker_is_found_without_declaring_anything(
+broker_test!(what_a_worker_would_be_refused_on_a_fresh_broker_is_found_without_declaring_anything);
+async fn what_a_worker_would_be_refused_on_a_fresh_broker_is_found_without_declaring_anything(
     t: Context,
 ) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
@@ -487,7 +503,8 @@ pub(crate) async fn what_a_worker_would_be_refused_on_a_fresh_broker_is_found_wi
     Ok(())
 }
 
-pub(crate) async fn a_missing_binding_is_refused_by_a_worker_that_declares_nothing(t: Context) -> Result<()> {
+broker_test!(a_missing_binding_is_refused_by_a_worker_that_declares_nothing);
+async fn a_missing_binding_is_refused_by_a_worker_that_declares_nothing(t: Context) -> Result<()> {
     let house = House::of(&t, Declare::Nothing).await?;
     if Management::of(&t)?.is_none() {
         return Ok(());
@@ -507,7 +524,8 @@ pub(crate) async fn a_missing_binding_is_refused_by_a_worker_that_declares_nothi
     house.refused_for(&object, "presence", "missing", "`cancel-worker topology apply` declares it").await
 }
 
-pub(crate) async fn a_lane_that_is_not_bound_is_bound_by_a_worker_that_declares(t: Context) -> Result<()> {
+broker_test!(a_lane_that_is_not_bound_is_bound_by_a_worker_that_declares);
+async fn a_lane_that_is_not_bound_is_bound_by_a_worker_that_declares(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let (lane, intents) = (house.name("intents.async_cancel"), house.name("intents"));
     house
@@ -528,7 +546,8 @@ pub(crate) async fn a_lane_that_is_not_bound_is_bound_by_a_worker_that_declares(
     Ok(())
 }
 
-pub(crate) async fn a_hostile_policy_is_refused_by_its_name(t: Context) -> Result<()> {
+broker_test!(a_hostile_policy_is_refused_by_its_name);
+async fn a_hostile_policy_is_refused_by_its_name(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let (queue, name) = (house.name("delay.5s"), format!("{}-hostile", t.prefix()));
@@ -546,7 +565,8 @@ pub(crate) async fn a_hostile_policy_is_refused_by_its_name(t: Context) -> Resul
     house.takes_work().await
 }
 
-pub(crate) async fn everything_that_a_policy_can_change_is_refused(t: Context) -> Result<()> {
+broker_test!(everything_that_a_policy_can_change_is_refused);
+async fn everything_that_a_policy_can_change_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let (queue, name) = (house.name("returns.batch_cancel"), format!("{}-hostile", t.prefix()));
@@ -570,7 +590,8 @@ pub(crate) async fn everything_that_a_policy_can_change_is_refused(t: Context) -
     Ok(())
 }
 
-pub(crate) async fn a_policy_that_changes_nothing_of_ours_stops_nobody(t: Context) -> Result<()> {
+broker_test!(a_policy_that_changes_nothing_of_ours_stops_nobody);
+async fn a_policy_that_changes_nothing_of_ours_stops_nobody(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let (queue, name) = (house.name("delay.5s"), format!("{}-harmless", t.prefix()));
@@ -582,7 +603,8 @@ pub(crate) async fn a_policy_that_changes_nothing_of_ours_stops_nobody(t: Contex
     took
 }
 
-pub(crate) async fn an_operator_policy_is_refused_by_its_name(t: Context) -> Result<()> {
+broker_test!(an_operator_policy_is_refused_by_its_name);
+async fn an_operator_policy_is_refused_by_its_name(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let (queue, name) = (house.name("intents.async_cancel"), format!("{}-operator", t.prefix()));
@@ -600,7 +622,8 @@ pub(crate) async fn an_operator_policy_is_refused_by_its_name(t: Context) -> Res
     told
 }
 
-pub(crate) async fn a_policy_on_an_exchange_is_refused_by_its_name(t: Context) -> Result<()> {
+broker_test!(a_policy_on_an_exchange_is_refused_by_its_name);
+async fn a_policy_on_an_exchange_is_refused_by_its_name(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let (exchange, name) = (house.name("announce"), format!("{}-exchange", t.prefix()));
@@ -617,7 +640,8 @@ pub(crate) async fn a_policy_on_an_exchange_is_refused_by_its_name(t: Context) -
     told
 }
 
-pub(crate) async fn a_policy_with_too_short_a_consumer_timeout_is_refused(t: Context) -> Result<()> {
+broker_test!(a_policy_with_too_short_a_consumer_timeout_is_refused);
+async fn a_policy_with_too_short_a_consumer_timeout_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     if !knows_consumer_timeout(&t) {
@@ -641,7 +665,8 @@ pub(crate) async fn a_policy_with_too_short_a_consumer_timeout_is_refused(t: Con
     took
 }
 
-pub(crate) async fn a_queue_with_too_short_a_consumer_timeout_is_refused(t: Context) -> Result<()> {
+broker_test!(a_queue_with_too_short_a_consumer_timeout_is_refused);
+async fn a_queue_with_too_short_a_consumer_timeout_is_refused(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     if Management::of(&t)?.is_none() {
         return Ok(());
@@ -655,7 +680,8 @@ pub(crate) async fn a_queue_with_too_short_a_consumer_timeout_is_refused(t: Cont
     house.refused_for(&format!("queue `{queue}`"), "x-consumer-timeout", "60000", &deleting(&queue)).await
 }
 
-pub(crate) async fn the_brokers_own_consumer_timeout_is_said_not_to_be_seen(t: Context) -> Result<()> {
+broker_test!(the_brokers_own_consumer_timeout_is_said_not_to_be_seen);
+async fn the_brokers_own_consumer_timeout_is_said_not_to_be_seen(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     if Management::of(&t)?.is_none() {
         return Ok(());
@@ -686,7 +712,8 @@ async fn as_user(
     Ok((user, House { amqp, ..house }))
 }
 
-pub(crate) async fn a_missing_permission_is_refused_with_the_least_that_is_needed(t: Context) -> Result<()> {
+broker_test!(a_missing_permission_is_refused_with_the_least_that_is_needed);
+async fn a_missing_permission_is_refused_with_the_least_that_is_needed(t: Context) -> Result<()> {
     let house = House::of(&t, Declare::Nothing).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let least = house.topology.permissions(Who::Worker(Declare::Nothing));
@@ -704,7 +731,8 @@ pub(crate) async fn a_missing_permission_is_refused_with_the_least_that_is_neede
     told
 }
 
-pub(crate) async fn a_worker_that_declares_must_be_allowed_to(t: Context) -> Result<()> {
+broker_test!(a_worker_that_declares_must_be_allowed_to);
+async fn a_worker_that_declares_must_be_allowed_to(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let fewer = house.topology.permissions(Who::Worker(Declare::Nothing));
@@ -721,7 +749,8 @@ pub(crate) async fn a_worker_that_declares_must_be_allowed_to(t: Context) -> Res
     Ok(())
 }
 
-pub(crate) async fn all_that_is_wrong_is_told_at_once(t: Context) -> Result<()> {
+broker_test!(all_that_is_wrong_is_told_at_once);
+async fn all_that_is_wrong_is_told_at_once(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     for (queue, argument) in [("delay.1s", "x-message-ttl"), ("rescue", "x-delivery-limit")] {
         house
@@ -749,7 +778,8 @@ pub(crate) async fn all_that_is_wrong_is_told_at_once(t: Context) -> Result<()> 
     Ok(())
 }
 
-pub(crate) async fn without_a_management_api_it_is_said_what_was_not_checked(t: Context) -> Result<()> {
+broker_test!(without_a_management_api_it_is_said_what_was_not_checked);
+async fn without_a_management_api_it_is_said_what_was_not_checked(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let gone = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
@@ -772,7 +802,8 @@ pub(crate) async fn without_a_management_api_it_is_said_what_was_not_checked(t: 
     Ok(())
 }
 
-pub(crate) async fn a_person_who_looks_needs_no_permission_of_a_worker(t: Context) -> Result<()> {
+broker_test!(a_person_who_looks_needs_no_permission_of_a_worker);
+async fn a_person_who_looks_needs_no_permission_of_a_worker(t: Context) -> Result<()> {
     let house = House::new(&t).await?;
     let settings = house.settings()?;
     let requirements = Requirements { worker: None, ..settings.requirements().clone() };
@@ -794,9 +825,8 @@ async fn wish(stage: &Stage) -> Result<String> {
     wish.intent["intentId"].as_str().map(str::to_owned).context("an intent has an id")
 }
 
-pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed);
+async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed(t: Context) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let tuning = with_management(&t, "").context("as before")?;
     let stage = Stage::new(&t, &tuning).await?;
@@ -824,7 +854,8 @@ pub(crate) async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_i
     nothing_secret(&t, &ended)
 }
 
-pub(crate) async fn a_worker_that_refuses_ends_with_0_on_a_signal(t: Context) -> Result<()> {
+broker_test!(a_worker_that_refuses_ends_with_0_on_a_signal);
+async fn a_worker_that_refuses_ends_with_0_on_a_signal(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let lane = format!("{}.rescue", t.prefix());
     let channel = stage.connection().create_channel().await?;
@@ -837,9 +868,8 @@ pub(crate) async fn a_worker_that_refuses_ends_with_0_on_a_signal(t: Context) ->
     Ok(())
 }
 
-pub(crate) async fn a_policy_that_comes_while_letters_are_taken_stops_that_until_it_goes(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_policy_that_comes_while_letters_are_taken_stops_that_until_it_goes);
+async fn a_policy_that_comes_while_letters_are_taken_stops_that_until_it_goes(t: Context) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let tuning = with_management(&t, "").context("as before")?;
     let stage = Stage::new(&t, &tuning).await?;
@@ -880,7 +910,8 @@ fn nothing_secret(t: &Context, ended: &Ended) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn check_verify_and_diff_tell_the_same_in_words(t: Context) -> Result<()> {
+broker_test!(check_verify_and_diff_tell_the_same_in_words);
+async fn check_verify_and_diff_tell_the_same_in_words(t: Context) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let tuning = with_management(&t, "").context("as before")?;
     let stage = Stage::new(&t, &tuning).await?;
@@ -922,7 +953,8 @@ pub(crate) async fn check_verify_and_diff_tell_the_same_in_words(t: Context) -> 
     Ok(())
 }
 
-pub(crate) async fn one_policy_on_all_queues_is_one_finding_and_its_name_does_nothing_to_a_terminal(
+broker_test!(one_policy_on_all_queues_is_one_finding_and_its_name_does_nothing_to_a_terminal);
+async fn one_policy_on_all_queues_is_one_finding_and_its_name_does_nothing_to_a_terminal(
     t: Context,
 ) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
@@ -962,7 +994,8 @@ pub(crate) async fn one_policy_on_all_queues_is_one_finding_and_its_name_does_no
     Ok(())
 }
 
-pub(crate) async fn a_queue_that_is_limited_is_told_with_its_limit_without_a_management_api_too(
+broker_test!(a_queue_that_is_limited_is_told_with_its_limit_without_a_management_api_too);
+async fn a_queue_that_is_limited_is_told_with_its_limit_without_a_management_api_too(
     t: Context,
 ) -> Result<()> {
     for (argument, limit) in [("x-max-length", 10), ("x-max-length-bytes", 5_000)] {
@@ -981,7 +1014,8 @@ pub(crate) async fn a_queue_that_is_limited_is_told_with_its_limit_without_a_man
     Ok(())
 }
 
-pub(crate) async fn the_management_api_can_be_named_on_the_command_line(t: Context) -> Result<()> {
+broker_test!(the_management_api_can_be_named_on_the_command_line);
+async fn the_management_api_can_be_named_on_the_command_line(t: Context) -> Result<()> {
     let Some(management) = Management::of(&t)? else { return Ok(()) };
     let house = House::new(&t).await?;
     let url = t.broker().management_url().context("asked before")?;

@@ -16,6 +16,7 @@ use crate::amqp::{
     KIND, Worker, amqp, broker, intent, next, outcome, publish_intents, publish_to_lane, raw, soon, tier,
     topology,
 };
+use crate::support::broker_test;
 use crate::support::road::{Road, Way, Which};
 
 /// Short, and long enough that the quarter of a heartbeat between our word and the broker's own is not used up by a
@@ -64,36 +65,41 @@ async fn silence_is_noticed(url: &str, prefix: &str, which: Which, way: Way) -> 
     done(url, prefix).await
 }
 
-pub(crate) async fn a_broker_that_hears_nothing_on_the_consume_connection_is_noticed(
+broker_test!(a_broker_that_hears_nothing_on_the_consume_connection_is_noticed, at_url);
+async fn a_broker_that_hears_nothing_on_the_consume_connection_is_noticed(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
     silence_is_noticed(url, prefix, Which::Consume, Way::ToBroker).await
 }
 
-pub(crate) async fn a_broker_that_hears_nothing_on_the_publish_connection_is_noticed(
+broker_test!(a_broker_that_hears_nothing_on_the_publish_connection_is_noticed, at_url);
+async fn a_broker_that_hears_nothing_on_the_publish_connection_is_noticed(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
     silence_is_noticed(url, prefix, Which::Publish, Way::ToBroker).await
 }
 
-pub(crate) async fn a_broker_that_says_nothing_on_the_consume_connection_is_noticed(
+broker_test!(a_broker_that_says_nothing_on_the_consume_connection_is_noticed, at_url);
+async fn a_broker_that_says_nothing_on_the_consume_connection_is_noticed(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
     silence_is_noticed(url, prefix, Which::Consume, Way::ToClient).await
 }
 
-pub(crate) async fn a_broker_that_says_nothing_on_the_publish_connection_is_noticed(
+broker_test!(a_broker_that_says_nothing_on_the_publish_connection_is_noticed, at_url);
+async fn a_broker_that_says_nothing_on_the_publish_connection_is_noticed(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
     silence_is_noticed(url, prefix, Which::Publish, Way::ToClient).await
 }
 
+broker_test!(after_silence_work_goes_on_by_itself, at_url);
 /// Both connections hang; the next generation is built beside them.
-pub(crate) async fn after_silence_work_goes_on_by_itself(url: &str, prefix: &str) -> Result<()> {
+async fn after_silence_work_goes_on_by_itself(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let settings = settings(&[&road.url_with_heartbeat(HEARTBEAT_S)], prefix, 10, Timeouts::default())?;
     let mut worker = Worker::start(settings);
@@ -118,8 +124,9 @@ async fn blocked(road: &Road, settings: &Settings) -> Result<Session> {
     Ok(session)
 }
 
+broker_test!(an_alarm_lets_nothing_begin_and_its_end_does, at_url);
 /// Letters arrive, and wait; when the alarm is over, they are handed on.
-pub(crate) async fn an_alarm_lets_nothing_begin_and_its_end_does(url: &str, prefix: &str) -> Result<()> {
+async fn an_alarm_lets_nothing_begin_and_its_end_does(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let settings = settings(&[road.url()], prefix, 10, Timeouts::default())?;
     let mut session = blocked(&road, &settings).await?;
@@ -140,8 +147,9 @@ pub(crate) async fn an_alarm_lets_nothing_begin_and_its_end_does(url: &str, pref
     done(url, prefix).await
 }
 
+broker_test!(a_confirm_that_an_alarm_holds_up_is_waited_for, at_url);
 /// A message was on its way when the alarm came. Its deadline passes many times over, and it is confirmed.
-pub(crate) async fn a_confirm_that_an_alarm_holds_up_is_waited_for(url: &str, prefix: &str) -> Result<()> {
+async fn a_confirm_that_an_alarm_holds_up_is_waited_for(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let timeouts = Timeouts { confirm: A_WHILE / 5, ..Timeouts::default() };
     let settings = settings(&[road.url()], prefix, 10, timeouts)?;
@@ -158,8 +166,9 @@ pub(crate) async fn a_confirm_that_an_alarm_holds_up_is_waited_for(url: &str, pr
     done(url, prefix).await
 }
 
+broker_test!(an_alarm_is_not_taken_for_silence, at_url);
 /// A broker with an alarm reads nothing on the publish connection, and so answers no watchdog there.
-pub(crate) async fn an_alarm_is_not_taken_for_silence(url: &str, prefix: &str) -> Result<()> {
+async fn an_alarm_is_not_taken_for_silence(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     // Only the broker's heartbeats pass, which it goes on sending.
     let url_of_road = road.url_with_heartbeat(HEARTBEAT_S);
@@ -177,8 +186,9 @@ pub(crate) async fn an_alarm_is_not_taken_for_silence(url: &str, prefix: &str) -
     done(url, prefix).await
 }
 
+broker_test!(an_alarm_that_lasts_too_long_ends_the_generation, at_url);
 /// Nobody waits for ever.
-pub(crate) async fn an_alarm_that_lasts_too_long_ends_the_generation(url: &str, prefix: &str) -> Result<()> {
+async fn an_alarm_that_lasts_too_long_ends_the_generation(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let timeouts = Timeouts { blocked: A_WHILE / 5, ..Timeouts::default() };
     let settings = settings(&[road.url()], prefix, 10, timeouts)?;
@@ -192,11 +202,9 @@ pub(crate) async fn an_alarm_that_lasts_too_long_ends_the_generation(url: &str, 
     done(url, prefix).await
 }
 
+broker_test!(what_is_begun_before_an_alarm_is_settled_while_it_lasts, at_url);
 /// What was announced can be acked: that goes over the other connection.
-pub(crate) async fn what_is_begun_before_an_alarm_is_settled_while_it_lasts(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn what_is_begun_before_an_alarm_is_settled_while_it_lasts(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let settings = settings(&[road.url()], prefix, 10, Timeouts::default())?;
     let mut session = Session::open(&settings, 1, 0).await?;
@@ -219,11 +227,9 @@ pub(crate) async fn what_is_begun_before_an_alarm_is_settled_while_it_lasts(
 
 // --- Delivered and not begun ------------------------------------------------------------------------------------
 
+broker_test!(letters_beyond_our_permits_are_given_out_as_not_begun, at_url);
 /// Stories of an older generation hold the permits while the broker hands the letters out again.
-pub(crate) async fn letters_beyond_our_permits_are_given_out_as_not_begun(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn letters_beyond_our_permits_are_given_out_as_not_begun(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let settings = settings(&[road.url()], prefix, 3, Timeouts::default())?;
     let mut first = Session::open(&settings, 1, 0).await?;
@@ -248,11 +254,9 @@ pub(crate) async fn letters_beyond_our_permits_are_given_out_as_not_begun(
     done(url, prefix).await
 }
 
+broker_test!(letters_that_an_alarm_held_up_are_given_out_as_not_begun, at_url);
 /// Some wait for the end of the alarm with a permit, one has been looked at already; all are given out.
-pub(crate) async fn letters_that_an_alarm_held_up_are_given_out_as_not_begun(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn letters_that_an_alarm_held_up_are_given_out_as_not_begun(url: &str, prefix: &str) -> Result<()> {
     let road = road(url, prefix).await?;
     let settings = settings(&[road.url()], prefix, 10, Timeouts::default())?;
     let mut session = blocked(&road, &settings).await?;
@@ -272,11 +276,9 @@ pub(crate) async fn letters_that_an_alarm_held_up_are_given_out_as_not_begun(
 
 // --- What is of no use ------------------------------------------------------------------------------------------
 
+broker_test!(a_node_that_lets_us_in_and_is_of_no_use_is_passed_over, at_url);
 /// The first address takes our connections and then does nothing for us, as the minority of a cluster does.
-pub(crate) async fn a_node_that_lets_us_in_and_is_of_no_use_is_passed_over(
-    url: &str,
-    prefix: &str,
-) -> Result<()> {
+async fn a_node_that_lets_us_in_and_is_of_no_use_is_passed_over(url: &str, prefix: &str) -> Result<()> {
     apply(&broker(url)?, &topology(prefix)).await?;
     let useless = Road::to_useless(url).await?;
     let timeouts = Timeouts { step: A_WHILE / 5, close: A_WHILE / 5, ..Timeouts::default() };
@@ -290,8 +292,9 @@ pub(crate) async fn a_node_that_lets_us_in_and_is_of_no_use_is_passed_over(
     done(url, prefix).await
 }
 
+broker_test!(a_channel_that_the_broker_closes_ends_the_generation_and_work_goes_on, at_url);
 /// A consumer's channel, for a delivery that was held for too long; the publishing one, for a fault of ours.
-pub(crate) async fn a_channel_that_the_broker_closes_ends_the_generation_and_work_goes_on(
+async fn a_channel_that_the_broker_closes_ends_the_generation_and_work_goes_on(
     url: &str,
     prefix: &str,
 ) -> Result<()> {
@@ -326,8 +329,9 @@ pub(crate) async fn a_channel_that_the_broker_closes_ends_the_generation_and_wor
     done(url, prefix).await
 }
 
+broker_test!(an_exchange_that_is_deleted_is_declared_again_and_work_goes_on, at_url);
 /// Somebody deletes what we publish to: announcing fails, the generation ends, and the next one declares it.
-pub(crate) async fn an_exchange_that_is_deleted_is_declared_again_and_work_goes_on(
+async fn an_exchange_that_is_deleted_is_declared_again_and_work_goes_on(
     url: &str,
     prefix: &str,
 ) -> Result<()> {

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stories::scene::{Scene, TOO_SLOW, endpoint_of, id_of, inquiries_of, payment_of, zone};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::raw::{self, RawPublisher, entry, headers, long};
 use crate::support::stage::{PATIENCE, load};
 
@@ -113,21 +114,23 @@ enum Half {
 const OF_A_DAY_THAT_GOES_ON: &str = "inquiry.asks_max = 16";
 const OF_A_DAY_THAT_ENDS: &str = "inquiry.age_max = '75s'\nretry.age_max = '240s'";
 
-pub(crate) async fn whatever_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
+broker_test!(whatever_goes_wrong_nothing_untrue_is_told);
+async fn whatever_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
     tell_all(&t, Day::GoesOn, Half::First, OF_A_DAY_THAT_GOES_ON).await
 }
 
-pub(crate) async fn whatever_else_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
+broker_test!(whatever_else_goes_wrong_nothing_untrue_is_told);
+async fn whatever_else_goes_wrong_nothing_untrue_is_told(t: Context) -> Result<()> {
     tell_all(&t, Day::GoesOn, Half::Second, OF_A_DAY_THAT_GOES_ON).await
 }
 
-pub(crate) async fn whatever_goes_wrong_across_midnight_nothing_untrue_is_told(t: Context) -> Result<()> {
+broker_test!(whatever_goes_wrong_across_midnight_nothing_untrue_is_told);
+async fn whatever_goes_wrong_across_midnight_nothing_untrue_is_told(t: Context) -> Result<()> {
     tell_all(&t, Day::Ends, Half::First, OF_A_DAY_THAT_ENDS).await
 }
 
-pub(crate) async fn whatever_else_goes_wrong_across_midnight_nothing_untrue_is_told(
-    t: Context,
-) -> Result<()> {
+broker_test!(whatever_else_goes_wrong_across_midnight_nothing_untrue_is_told);
+async fn whatever_else_goes_wrong_across_midnight_nothing_untrue_is_told(t: Context) -> Result<()> {
     tell_all(&t, Day::Ends, Half::Second, OF_A_DAY_THAT_ENDS).await
 }
 

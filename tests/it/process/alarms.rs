@@ -8,6 +8,7 @@ use paywall_simulator::{Fault, FaultKind};
 use super::signals::{DONE, GAVE_BACK, told};
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::road::{Road, Which};
 use crate::support::stage::{PATIENCE, Stage};
@@ -38,7 +39,8 @@ async fn with_a_call_in_hand(stage: &Stage, road: &Road, wish: &Wish) -> Result<
     Ok(worker)
 }
 
-pub(crate) async fn what_an_alarm_holds_up_is_told_when_it_is_over(t: Context) -> Result<()> {
+broker_test!(what_an_alarm_holds_up_is_told_when_it_is_over);
+async fn what_an_alarm_holds_up_is_told_when_it_is_over(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -55,8 +57,9 @@ pub(crate) async fn what_an_alarm_holds_up_is_told_when_it_is_over(t: Context) -
     nothing_is_left(&stage).await
 }
 
+broker_test!(a_connection_lost_during_an_alarm_calls_nothing_twice);
 /// Its connection is lost on top of the alarm: the letter comes again, and nothing is called for it.
-pub(crate) async fn a_connection_lost_during_an_alarm_calls_nothing_twice(t: Context) -> Result<()> {
+async fn a_connection_lost_during_an_alarm_calls_nothing_twice(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -71,7 +74,8 @@ pub(crate) async fn a_connection_lost_during_an_alarm_calls_nothing_twice(t: Con
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn sigterm_during_an_alarm_gives_back_what_cannot_be_told(t: Context) -> Result<()> {
+broker_test!(sigterm_during_an_alarm_gives_back_what_cannot_be_told);
+async fn sigterm_during_an_alarm_gives_back_what_cannot_be_told(t: Context) -> Result<()> {
     let stage = Stage::new(&t, &format!("{PATIENT}shutdown = {{ grace = \"300ms\" }}")).await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -85,8 +89,9 @@ pub(crate) async fn sigterm_during_an_alarm_gives_back_what_cannot_be_told(t: Co
     Ok(())
 }
 
+broker_test!(sigterm_during_an_alarm_gives_back_what_was_not_begun);
 /// A letter that has arrived during the alarm is given back uncalled, and another process ends it with one call.
-pub(crate) async fn sigterm_during_an_alarm_gives_back_what_was_not_begun(t: Context) -> Result<()> {
+async fn sigterm_during_an_alarm_gives_back_what_was_not_begun(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "shutdown = { grace = \"300ms\" }").await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -108,7 +113,8 @@ pub(crate) async fn sigterm_during_an_alarm_gives_back_what_was_not_begun(t: Con
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn sigterm_during_an_alarm_with_nothing_in_hand_ends_with_0(t: Context) -> Result<()> {
+broker_test!(sigterm_during_an_alarm_with_nothing_in_hand_ends_with_0);
+async fn sigterm_during_an_alarm_with_nothing_in_hand_ends_with_0(t: Context) -> Result<()> {
     // It waits for nothing, and the test not for so long.
     let stage = Stage::new(&t, "shutdown = { grace = \"5m\" }").await?;
     let road = Road::to(stage.url()).await?;
@@ -122,8 +128,9 @@ pub(crate) async fn sigterm_during_an_alarm_with_nothing_in_hand_ends_with_0(t: 
     Ok(())
 }
 
+broker_test!(an_alarm_that_ends_while_stopping_leaves_nothing_behind);
 /// An alarm that ends within the grace period costs nothing: what is in hand is told, and nothing given back.
-pub(crate) async fn an_alarm_that_ends_while_stopping_leaves_nothing_behind(t: Context) -> Result<()> {
+async fn an_alarm_that_ends_while_stopping_leaves_nothing_behind(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;

@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::wishes::{Course, Wish};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::Stage;
@@ -38,9 +39,8 @@ fn lines(wishes: &[Wish]) -> String {
     wishes.iter().map(|wish| format!("{}\n", wish.intent)).collect()
 }
 
-pub(crate) async fn publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed(
-    t: Context,
-) -> Result<()> {
+broker_test!(publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed);
+async fn publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let wishes = [
         Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
@@ -64,7 +64,8 @@ pub(crate) async fn publish_takes_lines_from_standard_input_or_a_file_and_has_th
     Ok(())
 }
 
-pub(crate) async fn publish_says_that_nobody_has_declared_the_topology(t: Context) -> Result<()> {
+broker_test!(publish_says_that_nobody_has_declared_the_topology);
+async fn publish_says_that_nobody_has_declared_the_topology(t: Context) -> Result<()> {
     let mut process = Process::start(&["publish", "--url", t.amqp_url(), "--prefix", t.prefix()], &[])?;
     let intent = crate::support::stage::intent(
         Kind::AsyncCancel,
@@ -82,7 +83,8 @@ pub(crate) async fn publish_says_that_nobody_has_declared_the_topology(t: Contex
     Ok(())
 }
 
-pub(crate) async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t: Context) -> Result<()> {
+broker_test!(publish_that_only_checks_sends_nothing_and_needs_no_broker);
+async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     let mut alone = Process::start(&["publish", "--dry-run"], &[])?;
@@ -98,9 +100,8 @@ pub(crate) async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t
     Ok(())
 }
 
-pub(crate) async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard(
-    t: Context,
-) -> Result<()> {
+broker_test!(publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard);
+async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let wishes = [
         Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
@@ -128,7 +129,8 @@ pub(crate) async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_
     Ok(())
 }
 
-pub(crate) async fn the_broker_alone_is_enough_for_what_speaks_to_it_alone(t: Context) -> Result<()> {
+broker_test!(the_broker_alone_is_enough_for_what_speaks_to_it_alone);
+async fn the_broker_alone_is_enough_for_what_speaks_to_it_alone(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     let config = file(&format!(
@@ -168,7 +170,8 @@ fn event(subject: &str, reference: &Value) -> Value {
         "kind": "async_cancel", "status": "cancelled", "attempts": 1, "reference": reference } })
 }
 
-pub(crate) async fn outcomes_survives_its_broker_and_says_what_it_may_have_missed(t: Context) -> Result<()> {
+broker_test!(outcomes_survives_its_broker_and_says_what_it_may_have_missed);
+async fn outcomes_survives_its_broker_and_says_what_it_may_have_missed(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let proxy = Proxy::start(stage.url()).await?;
     let hold = proxy.hold(Frame::ack());
@@ -188,7 +191,8 @@ pub(crate) async fn outcomes_survives_its_broker_and_says_what_it_may_have_misse
     Ok(())
 }
 
-pub(crate) async fn outcomes_shows_the_reference_and_nothing_that_a_terminal_obeys(t: Context) -> Result<()> {
+broker_test!(outcomes_shows_the_reference_and_nothing_that_a_terminal_obeys);
+async fn outcomes_shows_the_reference_and_nothing_that_a_terminal_obeys(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let arguments = ["outcomes", "--url", stage.url(), "--prefix", t.prefix(), "--count", "2"];
     let text = Process::start(&arguments, &[])?;
@@ -214,7 +218,8 @@ pub(crate) async fn outcomes_shows_the_reference_and_nothing_that_a_terminal_obe
     Ok(())
 }
 
-pub(crate) async fn outcomes_ends_after_as_many_events_as_were_wanted(t: Context) -> Result<()> {
+broker_test!(outcomes_ends_after_as_many_events_as_were_wanted);
+async fn outcomes_ends_after_as_many_events_as_were_wanted(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let config = file(stage.toml())?;
     let path = config.path().to_str().context("a path of ours is text")?;
@@ -249,7 +254,8 @@ pub(crate) async fn outcomes_ends_after_as_many_events_as_were_wanted(t: Context
     Ok(())
 }
 
-pub(crate) async fn outcomes_ends_with_0_on_a_signal(t: Context) -> Result<()> {
+broker_test!(outcomes_ends_with_0_on_a_signal);
+async fn outcomes_ends_with_0_on_a_signal(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let config = file(stage.toml())?;
     let path = config.path().to_str().context("a path of ours is text")?;
@@ -263,7 +269,8 @@ const VERIFY: &[&str] = &["topology", "verify"];
 const APPLY: &[&str] = &["topology", "apply"];
 const CHECK: &[&str] = &["check", "--broker"];
 
-pub(crate) async fn what_is_missing_is_found_and_applied(t: Context) -> Result<()> {
+broker_test!(what_is_missing_is_found_and_applied);
+async fn what_is_missing_is_found_and_applied(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     for command in [VERIFY, CHECK] {
         let ended = run(&stage, command, "").await?;
@@ -284,7 +291,8 @@ pub(crate) async fn what_is_missing_is_found_and_applied(t: Context) -> Result<(
     Ok(())
 }
 
-pub(crate) async fn a_lane_that_nobody_consumes_though_letters_wait_is_noted(t: Context) -> Result<()> {
+broker_test!(a_lane_that_nobody_consumes_though_letters_wait_is_noted);
+async fn a_lane_that_nobody_consumes_though_letters_wait_is_noted(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     assert_eq!(run(&stage, &["publish"], &lines(&[wish])).await?.code, Some(DONE));
@@ -298,7 +306,8 @@ pub(crate) async fn a_lane_that_nobody_consumes_though_letters_wait_is_noted(t: 
     Ok(())
 }
 
-pub(crate) async fn what_is_different_is_found_and_left_alone(t: Context) -> Result<()> {
+broker_test!(what_is_different_is_found_and_left_alone);
+async fn what_is_different_is_found_and_left_alone(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let name = format!("{}.taps", stage.topology().prefix());
     let channel = stage.connection().create_channel().await?;

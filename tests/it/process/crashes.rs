@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::road::{Road, Way, Which};
@@ -197,19 +198,18 @@ async fn cut_before_the_ack(t: Context, kind: Kind, course: Course, calls_expect
     Ok(())
 }
 
-pub(crate) async fn a_connection_cut_before_the_announcement_leaves_one_truth(t: Context) -> Result<()> {
+broker_test!(a_connection_cut_before_the_announcement_leaves_one_truth);
+async fn a_connection_cut_before_the_announcement_leaves_one_truth(t: Context) -> Result<()> {
     cut_before_the_announcement(t, Kind::TransactionCancel).await
 }
 
-pub(crate) async fn a_connection_cut_before_a_provisions_announcement_leaves_one_truth(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_connection_cut_before_a_provisions_announcement_leaves_one_truth);
+async fn a_connection_cut_before_a_provisions_announcement_leaves_one_truth(t: Context) -> Result<()> {
     cut_before_the_announcement(t, Kind::ApmProvisionCancel).await
 }
 
-pub(crate) async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_still_counts(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_confirm_that_comes_after_the_consuming_connection_is_lost_still_counts);
+async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_still_counts(t: Context) -> Result<()> {
     let stage = Stage::new(&t, UNHURRIED).await?;
     let road = Road::to(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -237,21 +237,23 @@ pub(crate) async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_
     Ok(())
 }
 
-pub(crate) async fn a_lost_ack_is_sent_again_and_nothing_is_told_twice(t: Context) -> Result<()> {
+broker_test!(a_lost_ack_is_sent_again_and_nothing_is_told_twice);
+async fn a_lost_ack_is_sent_again_and_nothing_is_told_twice(t: Context) -> Result<()> {
     cut_before_the_ack(t, Kind::TransactionCancel, Course::AtOnce, 1).await
 }
 
-pub(crate) async fn a_lost_ack_of_a_provision_is_sent_again_and_nothing_is_called_twice(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_lost_ack_of_a_provision_is_sent_again_and_nothing_is_called_twice);
+async fn a_lost_ack_of_a_provision_is_sent_again_and_nothing_is_called_twice(t: Context) -> Result<()> {
     cut_before_the_ack(t, Kind::ApmProvisionCancel, Course::AtOnce, 1).await
 }
 
-pub(crate) async fn a_lost_ack_of_a_letter_that_waits_to_call_does_not_double_it(t: Context) -> Result<()> {
+broker_test!(a_lost_ack_of_a_letter_that_waits_to_call_does_not_double_it);
+async fn a_lost_ack_of_a_letter_that_waits_to_call_does_not_double_it(t: Context) -> Result<()> {
     cut_before_the_ack(t, Kind::TransactionCancel, Course::AtOnce, 2).await
 }
 
-pub(crate) async fn a_lost_ack_of_an_ordered_cancel_does_not_double_it(t: Context) -> Result<()> {
+broker_test!(a_lost_ack_of_an_ordered_cancel_does_not_double_it);
+async fn a_lost_ack_of_an_ordered_cancel_does_not_double_it(t: Context) -> Result<()> {
     cut_before_the_ack(t, Kind::AsyncCancel, Course::Later, 1).await
 }
 
@@ -259,106 +261,107 @@ fn hang() -> Fault {
     Fault::new(FaultKind::Hang)
 }
 
-pub(crate) async fn an_async_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+broker_test!(an_async_cancel_killed_before_its_announcement_ends_once);
+async fn an_async_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
     killed_between_call_and_announce(t, Kind::AsyncCancel).await
 }
 
-pub(crate) async fn a_transaction_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+broker_test!(a_transaction_cancel_killed_before_its_announcement_ends_once);
+async fn a_transaction_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
     killed_between_call_and_announce(t, Kind::TransactionCancel).await
 }
 
-pub(crate) async fn a_provision_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+broker_test!(a_provision_cancel_killed_before_its_announcement_ends_once);
+async fn a_provision_cancel_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
     killed_between_call_and_announce(t, Kind::ApmProvisionCancel).await
 }
 
-pub(crate) async fn a_batch_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
+broker_test!(a_batch_killed_before_its_announcement_ends_once);
+async fn a_batch_killed_before_its_announcement_ends_once(t: Context) -> Result<()> {
     killed_between_call_and_announce(t, Kind::BatchCancel).await
 }
 
-pub(crate) async fn an_async_cancel_killed_before_its_ack_is_told_under_the_same_id(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_async_cancel_killed_before_its_ack_is_told_under_the_same_id);
+async fn an_async_cancel_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
     killed_between_announce_and_ack(t, Kind::AsyncCancel).await
 }
 
-pub(crate) async fn a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id);
+async fn a_transaction_cancel_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
     killed_between_announce_and_ack(t, Kind::TransactionCancel).await
 }
 
-pub(crate) async fn a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id);
+async fn a_provision_cancel_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
     killed_between_announce_and_ack(t, Kind::ApmProvisionCancel).await
 }
 
-pub(crate) async fn a_batch_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
+broker_test!(a_batch_killed_before_its_ack_is_told_under_the_same_id);
+async fn a_batch_killed_before_its_ack_is_told_under_the_same_id(t: Context) -> Result<()> {
     killed_between_announce_and_ack(t, Kind::BatchCancel).await
 }
 
-pub(crate) async fn an_async_cancel_killed_during_a_call_without_effect_is_called_again(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_async_cancel_killed_during_a_call_without_effect_is_called_again);
+async fn an_async_cancel_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::AsyncCancel, hang()).await
 }
 
-pub(crate) async fn an_async_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+broker_test!(an_async_cancel_killed_during_a_call_with_effect_ends_once);
+async fn an_async_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::AsyncCancel, hang().after_effect()).await
 }
 
-pub(crate) async fn a_transaction_cancel_killed_during_a_call_without_effect_is_called_again(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_transaction_cancel_killed_during_a_call_without_effect_is_called_again);
+async fn a_transaction_cancel_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::TransactionCancel, hang()).await
 }
 
-pub(crate) async fn a_transaction_cancel_killed_during_a_call_with_effect_ends_once(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_transaction_cancel_killed_during_a_call_with_effect_ends_once);
+async fn a_transaction_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::TransactionCancel, hang().after_effect()).await
 }
 
-pub(crate) async fn a_provision_cancel_killed_during_a_call_without_effect_is_called_again(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_provision_cancel_killed_during_a_call_without_effect_is_called_again);
+async fn a_provision_cancel_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::ApmProvisionCancel, hang()).await
 }
 
-pub(crate) async fn a_provision_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+broker_test!(a_provision_cancel_killed_during_a_call_with_effect_ends_once);
+async fn a_provision_cancel_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::ApmProvisionCancel, hang().after_effect()).await
 }
 
-pub(crate) async fn a_batch_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
+broker_test!(a_batch_killed_during_a_call_without_effect_is_called_again);
+async fn a_batch_killed_during_a_call_without_effect_is_called_again(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::BatchCancel, hang()).await
 }
 
-pub(crate) async fn a_batch_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
+broker_test!(a_batch_killed_during_a_call_with_effect_ends_once);
+async fn a_batch_killed_during_a_call_with_effect_ends_once(t: Context) -> Result<()> {
     killed_during_the_call(t, Kind::BatchCancel, hang().after_effect()).await
 }
 
-pub(crate) async fn two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth(
-    t: Context,
-) -> Result<()> {
+broker_test!(two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth);
+async fn two_copies_of_an_async_cancel_that_waits_to_call_tell_one_truth(t: Context) -> Result<()> {
     killed_between_delay_and_ack(t, Kind::AsyncCancel, Course::AtOnce).await
 }
 
-pub(crate) async fn two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth(
-    t: Context,
-) -> Result<()> {
+broker_test!(two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth);
+async fn two_copies_of_a_transaction_cancel_that_waits_to_call_tell_one_truth(t: Context) -> Result<()> {
     killed_between_delay_and_ack(t, Kind::TransactionCancel, Course::AtOnce).await
 }
 
-pub(crate) async fn two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth(
-    t: Context,
-) -> Result<()> {
+broker_test!(two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth);
+async fn two_copies_of_a_provision_cancel_that_waits_to_call_tell_one_truth(t: Context) -> Result<()> {
     killed_between_delay_and_ack(t, Kind::ApmProvisionCancel, Course::AtOnce).await
 }
 
-pub(crate) async fn two_copies_of_an_ordered_async_cancel_tell_one_truth(t: Context) -> Result<()> {
+broker_test!(two_copies_of_an_ordered_async_cancel_tell_one_truth);
+async fn two_copies_of_an_ordered_async_cancel_tell_one_truth(t: Context) -> Result<()> {
     killed_between_delay_and_ack(t, Kind::AsyncCancel, Course::Later).await
 }
 
-pub(crate) async fn two_copies_of_an_ordered_batch_tell_one_truth(t: Context) -> Result<()> {
+broker_test!(two_copies_of_an_ordered_batch_tell_one_truth);
+async fn two_copies_of_an_ordered_batch_tell_one_truth(t: Context) -> Result<()> {
     killed_between_delay_and_ack(t, Kind::BatchCancel, Course::Later).await
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::{PATIENCE, Stage, Taken, UNHURRIED, said};
@@ -232,22 +233,26 @@ async fn poison_dies(t: Context, poison: &[Kind], lane_len: usize) -> Result<()>
     Ok(())
 }
 
-pub(crate) async fn a_poison_letter_costs_three_deaths_and_no_neighbour(t: Context) -> Result<()> {
+broker_test!(a_poison_letter_costs_three_deaths_and_no_neighbour);
+async fn a_poison_letter_costs_three_deaths_and_no_neighbour(t: Context) -> Result<()> {
     poison_dies(t, &[Kind::AsyncCancel], FULL).await
 }
 
+broker_test!(a_poison_provision_costs_three_deaths_and_no_neighbour);
 /// Nothing can be asked about a provision: it waits before it is called again, and keeps its strikes.
-pub(crate) async fn a_poison_provision_costs_three_deaths_and_no_neighbour(t: Context) -> Result<()> {
+async fn a_poison_provision_costs_three_deaths_and_no_neighbour(t: Context) -> Result<()> {
     poison_dies(t, &[Kind::ApmProvisionCancel], HALF_EMPTY).await
 }
 
-pub(crate) async fn two_poison_letters_at_once_cost_six_deaths_and_no_neighbour(t: Context) -> Result<()> {
+broker_test!(two_poison_letters_at_once_cost_six_deaths_and_no_neighbour);
+async fn two_poison_letters_at_once_cost_six_deaths_and_no_neighbour(t: Context) -> Result<()> {
     poison_dies(t, &[Kind::AsyncCancel, Kind::TransactionCancel], HALF_EMPTY).await
 }
 
+broker_test!(a_suspect_is_not_handled_before_it_has_left_its_lane);
 /// A suspect lies in the isolation before it is acked in its lane. Were it handled right then, and took the process down,
 /// there would be two of it.
-pub(crate) async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Result<()> {
+async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let suspect = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let (_, id) = &suspect.payments[0];
@@ -285,8 +290,9 @@ pub(crate) async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Cont
     nothing_is_left(&stage).await
 }
 
+broker_test!(a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on);
 /// A bug that strikes one letter wherever it is handled, and no process: the letter is poison, its neighbours go on.
-pub(crate) async fn a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on(t: Context) -> Result<()> {
+async fn a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on(t: Context) -> Result<()> {
     // Nobody of them is out of patience while the other one panics.
     let stage = Stage::new(&t, UNHURRIED).await?;
     let neighbours: Vec<Wish> =

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::wishes::{Copies, Course, Wish};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::stage::{PATIENCE, Stage};
 
@@ -50,7 +51,8 @@ impl Files {
     }
 }
 
-pub(crate) async fn keys_are_read_again_at_sighup_and_the_next_call_carries_them(t: Context) -> Result<()> {
+broker_test!(keys_are_read_again_at_sighup_and_the_next_call_carries_them);
+async fn keys_are_read_again_at_sighup_and_the_next_call_carries_them(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let files = Files::new()?;
     files.write(&format!("{CANARY}-key"), &format!("{CANARY}-client\n"))?;
@@ -72,7 +74,8 @@ pub(crate) async fn keys_are_read_again_at_sighup_and_the_next_call_carries_them
     Ok(())
 }
 
-pub(crate) async fn a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was(t: Context) -> Result<()> {
+broker_test!(a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was);
+async fn a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let files = Files::new()?;
     files.write("default-private-key", "default-private-client")?;
@@ -98,7 +101,8 @@ pub(crate) async fn a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was(t: 
     Ok(())
 }
 
-pub(crate) async fn sighup_during_a_call_changes_nothing_for_it(t: Context) -> Result<()> {
+broker_test!(sighup_during_a_call_changes_nothing_for_it);
+async fn sighup_during_a_call_changes_nothing_for_it(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "gateway = { call_timeout = \"40s\" }\ninquiry = { quiet = \"40s\" }").await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
@@ -117,7 +121,8 @@ pub(crate) async fn sighup_during_a_call_changes_nothing_for_it(t: Context) -> R
     Ok(())
 }
 
-pub(crate) async fn a_key_file_that_everybody_may_read_is_told_at_the_start(t: Context) -> Result<()> {
+broker_test!(a_key_file_that_everybody_may_read_is_told_at_the_start);
+async fn a_key_file_that_everybody_may_read_is_told_at_the_start(t: Context) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let stage = Stage::new(&t, "").await?;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::wishes::{Course, Wish, audit};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::Process;
 use crate::support::stage::{Stage, Taken, intent};
 
@@ -216,11 +217,13 @@ async fn nothing_leaks(t: Context, log: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn nothing_secret_is_in_json_logs_or_messages(t: Context) -> Result<()> {
+broker_test!(nothing_secret_is_in_json_logs_or_messages);
+async fn nothing_secret_is_in_json_logs_or_messages(t: Context) -> Result<()> {
     nothing_leaks(t, "json").await
 }
 
-pub(crate) async fn nothing_secret_is_in_text_logs_or_messages(t: Context) -> Result<()> {
+broker_test!(nothing_secret_is_in_text_logs_or_messages);
+async fn nothing_secret_is_in_text_logs_or_messages(t: Context) -> Result<()> {
     nothing_leaks(t, "text").await
 }
 
@@ -235,7 +238,8 @@ fn with_wrong_password(url: &str) -> Result<String> {
     Ok(url.into())
 }
 
-pub(crate) async fn a_broker_that_is_down_is_told_without_the_password(t: Context) -> Result<()> {
+broker_test!(a_broker_that_is_down_is_told_without_the_password);
+async fn a_broker_that_is_down_is_told_without_the_password(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     // Nobody listens there any more.
     let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -256,7 +260,8 @@ pub(crate) async fn a_broker_that_is_down_is_told_without_the_password(t: Contex
     Ok(())
 }
 
-pub(crate) async fn what_may_not_be_meant_so_in_an_address_is_told_at_the_start(t: Context) -> Result<()> {
+broker_test!(what_may_not_be_meant_so_in_an_address_is_told_at_the_start);
+async fn what_may_not_be_meant_so_in_an_address_is_told_at_the_start(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     // Addresses for documentation, of which nobody answers.
     let urls = format!(
@@ -284,7 +289,8 @@ pub(crate) async fn what_may_not_be_meant_so_in_an_address_is_told_at_the_start(
     assert_clean("a log line", &ended.stderr.text())
 }
 
-pub(crate) async fn a_password_that_the_broker_refuses_is_told_without_it(t: Context) -> Result<()> {
+broker_test!(a_password_that_the_broker_refuses_is_told_without_it);
+async fn a_password_that_the_broker_refuses_is_told_without_it(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let url = with_wrong_password(stage.url())?;
     let quiet = [("CANCEL_WORKER_LOG", "trace"), ("CANCEL_WORKER__AMQP__URL", &url)];

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
 use crate::support::proxy::{Frame, Proxy};
 use crate::support::stage::{PATIENCE, Stage, intent};
@@ -58,11 +59,13 @@ async fn idle(t: Context, signal: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn sigterm_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
+broker_test!(sigterm_ends_an_idle_worker_and_says_so);
+async fn sigterm_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
     idle(t, "TERM", "SIGTERM").await
 }
 
-pub(crate) async fn sigint_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
+broker_test!(sigint_ends_an_idle_worker_and_says_so);
+async fn sigint_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
     idle(t, "INT", "SIGINT").await
 }
 
@@ -88,17 +91,18 @@ async fn during_a_call(t: Context, signal: &str) -> Result<()> {
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn sigterm_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
+broker_test!(sigterm_during_a_call_lets_it_end_and_tells_the_outcome);
+async fn sigterm_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
     during_a_call(t, "TERM").await
 }
 
-pub(crate) async fn sigint_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
+broker_test!(sigint_during_a_call_lets_it_end_and_tells_the_outcome);
+async fn sigint_during_a_call_lets_it_end_and_tells_the_outcome(t: Context) -> Result<()> {
     during_a_call(t, "INT").await
 }
 
-pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another);
+async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another(t: Context) -> Result<()> {
     let tuning =
         "gateway = { call_timeout = \"2s\" }\ninquiry = { quiet = \"2s\" }\nshutdown = { grace = \"200ms\" }";
     let stage = Stage::new(&t, tuning).await?;
@@ -122,7 +126,8 @@ pub(crate) async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_
     nothing_is_left(&stage).await
 }
 
-pub(crate) async fn a_worker_that_waits_for_a_broker_ends_with_0(t: Context) -> Result<()> {
+broker_test!(a_worker_that_waits_for_a_broker_ends_with_0);
+async fn a_worker_that_waits_for_a_broker_ends_with_0(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     // Nobody listens there any more.
     let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -137,7 +142,8 @@ pub(crate) async fn a_worker_that_waits_for_a_broker_ends_with_0(t: Context) -> 
     Ok(())
 }
 
-pub(crate) async fn a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back(t: Context) -> Result<()> {
+broker_test!(a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back);
+async fn a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "shutdown = { grace = \"300ms\" }").await?;
     let proxy = Proxy::start(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -155,7 +161,8 @@ pub(crate) async fn a_letter_whose_outcome_is_not_confirmed_in_time_is_given_bac
     Ok(())
 }
 
-pub(crate) async fn a_connection_lost_while_stopping_is_told_as_letters_given_back(t: Context) -> Result<()> {
+broker_test!(a_connection_lost_while_stopping_is_told_as_letters_given_back);
+async fn a_connection_lost_while_stopping_is_told_as_letters_given_back(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let proxy = Proxy::start(stage.url()).await?;
     let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -174,7 +181,8 @@ pub(crate) async fn a_connection_lost_while_stopping_is_told_as_letters_given_ba
     Ok(())
 }
 
-pub(crate) async fn twenty_restarts_under_a_backlog_leave_no_letter_a_suspect(t: Context) -> Result<()> {
+broker_test!(twenty_restarts_under_a_backlog_leave_no_letter_a_suspect);
+async fn twenty_restarts_under_a_backlog_leave_no_letter_a_suspect(t: Context) -> Result<()> {
     const RESTARTS: usize = 20;
     /// What a life finds: more than it is given time for.
     const BACKLOG: usize = 400;

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::wishes::{Course, Wish, audit};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::process::{Lines, Process};
 use crate::support::stage::{Stage, UNHURRIED};
 
@@ -22,7 +23,8 @@ async fn line(lines: &Lines, event: &str, fits: impl Fn(&Value) -> bool) -> Resu
     Ok(serde_json::from_str(&lines.wait_for(&format!("fitting event `{event}`"), is).await?)?)
 }
 
-pub(crate) async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result<()> {
+broker_test!(a_dead_lettered_letter_emits_its_event);
+async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = Process::work(&stage, &[])?;
     let mut malformed = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
@@ -48,7 +50,8 @@ pub(crate) async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result
     Ok(())
 }
 
-pub(crate) async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> Result<()> {
+broker_test!(what_nobody_is_bound_to_is_alarmed_and_kept);
+async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     stage.ledger.leave(stage.connection()).await?;
     let unrouted = format!("{}.unrouted", stage.topology().prefix());
@@ -77,9 +80,8 @@ pub(crate) async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> R
     Ok(())
 }
 
-pub(crate) async fn a_gateway_that_cannot_be_reached_is_one_line_for_each_host_and_cause(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_gateway_that_cannot_be_reached_is_one_line_for_each_host_and_cause);
+async fn a_gateway_that_cannot_be_reached_is_one_line_for_each_host_and_cause(t: Context) -> Result<()> {
     let free = TcpListener::bind("127.0.0.1:0").await?;
     let refusing = free.local_addr()?.port();
     drop(free);
@@ -133,9 +135,8 @@ pub(crate) async fn a_gateway_that_cannot_be_reached_is_one_line_for_each_host_a
     Ok(())
 }
 
-pub(crate) async fn an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_again(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_again);
+async fn an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_again(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = Process::work(&stage, &[])?;
     let first = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
@@ -155,7 +156,8 @@ pub(crate) async fn an_endpoint_that_fails_is_told_when_it_begins_and_when_it_an
     Ok(())
 }
 
-pub(crate) async fn a_log_that_nobody_reads_holds_up_neither_work_nor_end(t: Context) -> Result<()> {
+broker_test!(a_log_that_nobody_reads_holds_up_neither_work_nor_end);
+async fn a_log_that_nobody_reads_holds_up_neither_work_nor_end(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     // The pipe is full from the first line on.
     let (worker, _unread) = Process::work_unread(&stage, &[("CANCEL_WORKER_LOG", "trace")])?;
@@ -240,12 +242,14 @@ async fn a_trace_goes_on(t: Context, written: impl Fn(&str) -> AMQPValue) -> Res
     Ok(())
 }
 
-pub(crate) async fn a_publishers_trace_in_a_long_string_goes_on(t: Context) -> Result<()> {
+broker_test!(a_publishers_trace_in_a_long_string_goes_on);
+async fn a_publishers_trace_in_a_long_string_goes_on(t: Context) -> Result<()> {
     a_trace_goes_on(t, |traceparent| AMQPValue::LongString(traceparent.into())).await
 }
 
 // In the third form, a short string, RabbitMQ carries no header at all: its dialect has no letter for that type. How we
 // would read one is held where headers are read.
-pub(crate) async fn a_publishers_trace_in_bytes_goes_on(t: Context) -> Result<()> {
+broker_test!(a_publishers_trace_in_bytes_goes_on);
+async fn a_publishers_trace_in_bytes_goes_on(t: Context) -> Result<()> {
     a_trace_goes_on(t, |traceparent| AMQPValue::ByteArray(traceparent.as_bytes().to_vec().into())).await
 }

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::wishes::{Copies, Course, Wish, nothing_is_left};
+use crate::support::broker_test;
 use crate::support::certificates::{Authority, Folder, Issued};
 use crate::support::process::Process;
 use crate::support::stage::Stage;
@@ -131,7 +132,8 @@ async fn run(config: &Path, arguments: &[&str], input: &str) -> Result<(Option<i
     Ok((ended.code, text))
 }
 
-pub(crate) async fn everything_works_over_tls_with_a_client_certificate(t: Context) -> Result<()> {
+broker_test!(everything_works_over_tls_with_a_client_certificate);
+async fn everything_works_over_tls_with_a_client_certificate(t: Context) -> Result<()> {
     let Some(guarded) = Guarded::start(&t).await? else { return Ok(()) };
     guarded.add_user().await?;
     let there = Context::new(&guarded.broker);
@@ -186,7 +188,8 @@ fn listen(issued: &Issued) -> Result<u16> {
     Ok(port)
 }
 
-pub(crate) async fn whatever_is_wrong_with_tls_is_named_with_what_fixes_it(t: Context) -> Result<()> {
+broker_test!(whatever_is_wrong_with_tls_is_named_with_what_fixes_it);
+async fn whatever_is_wrong_with_tls_is_named_with_what_fixes_it(t: Context) -> Result<()> {
     const UNAVAILABLE: i32 = 69;
     const CONFIGURATION: i32 = 64;
     let Some(guarded) = Guarded::start(&t).await? else { return Ok(()) };

@@ -11,12 +11,14 @@ use serde_json::json;
 
 use super::scene::{Looks, QUIET, Row, SOON_UNRESOLVED, Scene};
 use crate::support::Context;
+use crate::support::broker_test;
 
 fn provision(name: &str, state: ApmState) -> Row {
     Row::new(name, Kind::ApmProvisionCancel, SeedApm { state, ..SeedApm::default() })
 }
 
-pub(crate) async fn a_success_of_the_repeated_call_is_told_as_cancelled(t: Context) -> Result<()> {
+broker_test!(a_success_of_the_repeated_call_is_told_as_cancelled);
+async fn a_success_of_the_repeated_call_is_told_as_cancelled(t: Context) -> Result<()> {
     let told = |row: Row| {
         row.says(["cancelled"]).calls(2).attempts(2).looks(Looks::None).leaves(PaymentState::Cancelled)
     };
@@ -34,9 +36,8 @@ pub(crate) async fn a_success_of_the_repeated_call_is_told_as_cancelled(t: Conte
     Ok(())
 }
 
-pub(crate) async fn a_refusal_of_the_repeated_call_may_be_the_echo_of_our_own_success(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_refusal_of_the_repeated_call_may_be_the_echo_of_our_own_success);
+async fn a_refusal_of_the_repeated_call_may_be_the_echo_of_our_own_success(t: Context) -> Result<()> {
     let strict = Rules { apm_repeat: ApmRepeat::NotSuitable, ..Rules::default() };
     let simulator = SimulatorConfig { rules: strict, ..SimulatorConfig::default() };
     let mut scene = Scene::without_worker(&t, "", Some(simulator)).await?;
@@ -61,9 +62,8 @@ pub(crate) async fn a_refusal_of_the_repeated_call_may_be_the_echo_of_our_own_su
     Ok(())
 }
 
-pub(crate) async fn a_refusal_by_state_is_rejected_only_where_the_query_shows_a_refund(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_refusal_by_state_is_rejected_only_where_the_query_shows_a_refund);
+async fn a_refusal_by_state_is_rejected_only_where_the_query_shows_a_refund(t: Context) -> Result<()> {
     let refunded = |row: Row| {
         row.says(["rejected/already_refunded"])
             .evidence("refunded")
@@ -92,9 +92,8 @@ pub(crate) async fn a_refusal_by_state_is_rejected_only_where_the_query_shows_a_
     Ok(())
 }
 
-pub(crate) async fn a_query_of_a_provision_that_tells_nothing_for_ever_leaves_it_unresolved(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_query_of_a_provision_that_tells_nothing_for_ever_leaves_it_unresolved);
+async fn a_query_of_a_provision_that_tells_nothing_for_ever_leaves_it_unresolved(t: Context) -> Result<()> {
     let unresolved = |row: Row| row.says(["unresolved/no_evidence"]).evidence("unanswered").calls(1);
     let curtain = Scene::open(&t, SOON_UNRESOLVED)
         .await?

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::scene::{Curtain, SOON_UNRESOLVED, Scene, id_of};
 use crate::support::Context;
+use crate::support::broker_test;
 
 /// One payment of a batch, and what must be told of it.
 pub(super) struct Item {
@@ -205,7 +206,8 @@ fn sold_and(kind: u8, status: u8) -> SeedVirtualPos {
     SeedVirtualPos::default().after(PastActivity::ended(kind, status))
 }
 
-pub(crate) async fn a_batch_of_mixed_items_is_told_item_by_item_and_then_closed(t: Context) -> Result<()> {
+broker_test!(a_batch_of_mixed_items_is_told_item_by_item_and_then_closed);
+async fn a_batch_of_mixed_items_is_told_item_by_item_and_then_closed(t: Context) -> Result<()> {
     let items = vec![
         Item::new("at-once", cancelled_after(0), "cancelled"),
         Item::new("later", cancelled_after(1_500), "cancelled"),
@@ -251,9 +253,8 @@ pub(crate) async fn a_batch_of_mixed_items_is_told_item_by_item_and_then_closed(
     Ok(())
 }
 
-pub(crate) async fn a_batch_that_is_refused_as_a_whole_is_rejected_item_by_item_and_closed(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_batch_that_is_refused_as_a_whole_is_rejected_item_by_item_and_closed);
+async fn a_batch_that_is_refused_as_a_whole_is_rejected_item_by_item_and_closed(t: Context) -> Result<()> {
     let items = |says| {
         ["first", "second", "third"]
             .map(|name| Item::new(name, cancelled_after(0), says))
@@ -275,7 +276,8 @@ pub(crate) async fn a_batch_that_is_refused_as_a_whole_is_rejected_item_by_item_
     Ok(())
 }
 
-pub(crate) async fn a_batch_in_doubt_is_called_again_only_with_what_was_not_done(t: Context) -> Result<()> {
+broker_test!(a_batch_in_doubt_is_called_again_only_with_what_was_not_done);
+async fn a_batch_in_doubt_is_called_again_only_with_what_was_not_done(t: Context) -> Result<()> {
     let pair = |calls| {
         ["first", "second"]
             .map(|name| Item::new(name, cancelled_after(500), "cancelled").calls(calls))
@@ -331,7 +333,8 @@ pub(crate) async fn a_batch_in_doubt_is_called_again_only_with_what_was_not_done
     Ok(())
 }
 
-pub(crate) async fn an_item_that_a_reply_leaves_out_is_called_again_alone_until_its_attempts_end(
+broker_test!(an_item_that_a_reply_leaves_out_is_called_again_alone_until_its_attempts_end);
+async fn an_item_that_a_reply_leaves_out_is_called_again_alone_until_its_attempts_end(
     t: Context,
 ) -> Result<()> {
     let items = vec![
@@ -345,7 +348,8 @@ pub(crate) async fn an_item_that_a_reply_leaves_out_is_called_again_alone_until_
     Ok(())
 }
 
-pub(crate) async fn an_item_that_a_reply_named_is_never_called_again_and_ends_unresolved_without_an_end(
+broker_test!(an_item_that_a_reply_named_is_never_called_again_and_ends_unresolved_without_an_end);
+async fn an_item_that_a_reply_named_is_never_called_again_and_ends_unresolved_without_an_end(
     t: Context,
 ) -> Result<()> {
     let refused = || BatchPlan::Refused { status: 2, message: "no".to_owned() };
@@ -380,7 +384,8 @@ pub(crate) async fn an_item_that_a_reply_named_is_never_called_again_and_ends_un
     Ok(())
 }
 
-pub(crate) async fn an_item_whose_cancel_runs_already_is_followed_to_its_end(t: Context) -> Result<()> {
+broker_test!(an_item_whose_cancel_runs_already_is_followed_to_its_end);
+async fn an_item_whose_cancel_runs_already_is_followed_to_its_end(t: Context) -> Result<()> {
     let running = |end| {
         let then = vec![PlannedStep { after_ms: 1_200, status: end }];
         SeedVirtualPos::default().after(PastActivity { kind: 3, status: 2, ago_ms: 0, then })
@@ -395,7 +400,8 @@ pub(crate) async fn an_item_whose_cancel_runs_already_is_followed_to_its_end(t: 
     Ok(())
 }
 
-pub(crate) async fn an_inquiry_that_is_down_for_a_while_holds_up_only_its_item(t: Context) -> Result<()> {
+broker_test!(an_inquiry_that_is_down_for_a_while_holds_up_only_its_item);
+async fn an_inquiry_that_is_down_for_a_while_holds_up_only_its_item(t: Context) -> Result<()> {
     let batch = Batch::new(
         "down for a while",
         vec![
@@ -410,7 +416,8 @@ pub(crate) async fn an_inquiry_that_is_down_for_a_while_holds_up_only_its_item(t
     Ok(())
 }
 
-pub(crate) async fn a_batch_longer_than_one_look_is_asked_about_in_turns(t: Context) -> Result<()> {
+broker_test!(a_batch_longer_than_one_look_is_asked_about_in_turns);
+async fn a_batch_longer_than_one_look_is_asked_about_in_turns(t: Context) -> Result<()> {
     let items: Vec<Item> =
         (0..45).map(|n| Item::new(&format!("item-{n}"), cancelled_after(0), "cancelled")).collect();
     let batch = Batch::new("long", items, ["accepted", "closed"], json!({ "cancelled": 45 }));

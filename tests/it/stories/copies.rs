@@ -10,8 +10,10 @@ use super::batch::{Batch, Item};
 use super::scene::{Row, Scene, endpoint_of, id_of, payment_of};
 use super::verdicts::{OF_ONE_PAYMENT, ready_for, success_of};
 use crate::support::Context;
+use crate::support::broker_test;
 
-pub(crate) async fn a_second_copy_of_an_intent_tells_the_same_event(t: Context) -> Result<()> {
+broker_test!(a_second_copy_of_an_intent_tells_the_same_event);
+async fn a_second_copy_of_an_intent_tells_the_same_event(t: Context) -> Result<()> {
     let mut rows: Vec<Row> = OF_ONE_PAYMENT
         .into_iter()
         .map(|kind| {
@@ -46,7 +48,8 @@ pub(crate) async fn a_second_copy_of_an_intent_tells_the_same_event(t: Context) 
     Ok(())
 }
 
-pub(crate) async fn a_late_copy_of_an_ordered_cancel_orders_nothing_again(t: Context) -> Result<()> {
+broker_test!(a_late_copy_of_an_ordered_cancel_orders_nothing_again);
+async fn a_late_copy_of_an_ordered_cancel_orders_nothing_again(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default().cancelling(CancelPlan::waiting()))?;
     let order = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
@@ -77,9 +80,8 @@ pub(crate) async fn a_late_copy_of_an_ordered_cancel_orders_nothing_again(t: Con
     Ok(())
 }
 
-pub(crate) async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_called(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_copy_of_what_this_process_has_done_is_asked_about_and_not_called);
+async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_called(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let mut told = Vec::new();
     for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
@@ -107,7 +109,8 @@ pub(crate) async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_
     Ok(())
 }
 
-pub(crate) async fn a_delivery_that_comes_again_is_asked_about_before_it_is_called(t: Context) -> Result<()> {
+broker_test!(a_delivery_that_comes_again_is_asked_about_before_it_is_called);
+async fn a_delivery_that_comes_again_is_asked_about_before_it_is_called(t: Context) -> Result<()> {
     let mut scene = Scene::without_worker(&t, "", None).await?;
     let mut told = Vec::new();
     for kind in OF_ONE_PAYMENT {
@@ -165,7 +168,8 @@ async fn take_and_give_back(scene: &Scene, kind: Kind) -> Result<()> {
     scene.wait_for_depth(&lane, 1).await
 }
 
-pub(crate) async fn an_outcome_that_no_ledger_listens_to_is_kept(t: Context) -> Result<()> {
+broker_test!(an_outcome_that_no_ledger_listens_to_is_kept);
+async fn an_outcome_that_no_ledger_listens_to_is_kept(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let channel = scene.stage.connection().create_channel().await?;
     channel.queue_delete(scene.stage.ledger.queue().into(), QueueDeleteOptions::default()).await?;
@@ -183,7 +187,8 @@ pub(crate) async fn an_outcome_that_no_ledger_listens_to_is_kept(t: Context) -> 
     Ok(())
 }
 
-pub(crate) async fn an_intent_with_an_unknown_routing_key_is_kept(t: Context) -> Result<()> {
+broker_test!(an_intent_with_an_unknown_routing_key_is_kept);
+async fn an_intent_with_an_unknown_routing_key_is_kept(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default())?;
     let wish = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));

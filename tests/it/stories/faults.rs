@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::scene::{Curtain, Looks, Row, SOON_UNRESOLVED, Scene};
 use super::verdicts::ready_for;
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::UNHURRIED;
 
 /// The kinds of one payment at each of the three APIs.
@@ -55,7 +56,8 @@ async fn never_sent(t: &Context, urls: [&str; 3], words: [&str; 3]) -> Result<()
     Ok(())
 }
 
-pub(crate) async fn what_is_never_sent_ends_with_how_that_failed(t: Context) -> Result<()> {
+broker_test!(what_is_never_sent_ends_with_how_that_failed);
+async fn what_is_never_sent_ends_with_how_that_failed(t: Context) -> Result<()> {
     let refused = format!("http://127.0.0.1:{}", refused().await?);
     let plain = TcpListener::bind("127.0.0.1:0").await?;
     let no_tls = format!("https://localhost:{}", plain.local_addr()?.port());
@@ -71,9 +73,8 @@ pub(crate) async fn what_is_never_sent_ends_with_how_that_failed(t: Context) -> 
     Ok(())
 }
 
-pub(crate) async fn what_is_not_connected_in_time_or_at_all_ends_with_how_that_failed(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_is_not_connected_in_time_or_at_all_ends_with_how_that_failed);
+async fn what_is_not_connected_in_time_or_at_all_ends_with_how_that_failed(t: Context) -> Result<()> {
     // A listener whose backlog is full: the system answers no more of those who knock.
     let socket = TcpSocket::new_v4()?;
     socket.bind("127.0.0.1:0".parse()?)?;
@@ -87,7 +88,8 @@ pub(crate) async fn what_is_not_connected_in_time_or_at_all_ends_with_how_that_f
     never_sent(&t, urls, ["connect_timeout", "unreachable", "connect_timeout"]).await
 }
 
-pub(crate) async fn what_fails_on_its_way_ends_with_how_that_failed(t: Context) -> Result<()> {
+broker_test!(what_fails_on_its_way_ends_with_how_that_failed);
+async fn what_fails_on_its_way_ends_with_how_that_failed(t: Context) -> Result<()> {
     // Nothing here is too late, however busy the machine is.
     fails_on_its_way(
         &t,
@@ -104,7 +106,8 @@ pub(crate) async fn what_fails_on_its_way_ends_with_how_that_failed(t: Context) 
     .await
 }
 
-pub(crate) async fn what_is_not_answered_in_time_ends_as_a_timeout(t: Context) -> Result<()> {
+broker_test!(what_is_not_answered_in_time_ends_as_a_timeout);
+async fn what_is_not_answered_in_time_ends_as_a_timeout(t: Context) -> Result<()> {
     fails_on_its_way(&t, "", &[(FaultKind::Hang, "timeout", None)]).await
 }
 
@@ -139,7 +142,8 @@ async fn fails_on_its_way(t: &Context, tuning: &str, cases: &[(FaultKind, &str, 
     Ok(())
 }
 
-pub(crate) async fn an_inquiry_that_is_answered_leaves_how_the_call_failed(t: Context) -> Result<()> {
+broker_test!(an_inquiry_that_is_answered_leaves_how_the_call_failed);
+async fn an_inquiry_that_is_answered_leaves_how_the_call_failed(t: Context) -> Result<()> {
     let kind = Kind::TransactionCancel;
     let row = |name, fault: FaultKind| {
         Row::about_nobody(name, kind)

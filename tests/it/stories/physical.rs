@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::scene::{Looks, Row, SOON_UNRESOLVED, Scene, id_of, payment_of};
 use crate::support::Context;
+use crate::support::broker_test;
 
 const CANCEL: u8 = 2;
 const REFUND: u8 = 3;
@@ -36,7 +37,8 @@ fn rollback(name: &str, seed: SeedPhysical) -> Row {
     Row::new(name, Kind::SyncCancelRollback, seed)
 }
 
-pub(crate) async fn any_successful_cancel_is_told_as_cancelled(t: Context) -> Result<()> {
+broker_test!(any_successful_cancel_is_told_as_cancelled);
+async fn any_successful_cancel_is_told_as_cancelled(t: Context) -> Result<()> {
     let told = |row: Row| {
         row.says(["cancelled"]).calls(1).leaves(PaymentState::Cancelled).payment_status(Some((
             "physical",
@@ -63,9 +65,8 @@ pub(crate) async fn any_successful_cancel_is_told_as_cancelled(t: Context) -> Re
     Ok(())
 }
 
-pub(crate) async fn a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again);
+async fn a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let ordered = scene.stage.simulator.seed(SeedPhysical::default().cancelling(CancelPlan::waiting()))?;
     let order = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &ordered, scene.today()));
@@ -99,9 +100,8 @@ pub(crate) async fn a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordere
     Ok(())
 }
 
-pub(crate) async fn an_order_that_an_inquiry_finds_under_way_is_accepted_once_and_followed(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_order_that_an_inquiry_finds_under_way_is_accepted_once_and_followed);
+async fn an_order_that_an_inquiry_finds_under_way_is_accepted_once_and_followed(t: Context) -> Result<()> {
     let rows = [1, 2, 9, 10, 11].map(|status| {
         let plan = CancelPlan { first: status, then: vec![PlannedStep { after_ms: 1_500, status: 4 }] };
         cancel(&format!("our own order, unheard, in {status}"), SeedPhysical::default().cancelling(plan))
@@ -127,7 +127,8 @@ pub(crate) async fn an_order_that_an_inquiry_finds_under_way_is_accepted_once_an
     Ok(())
 }
 
-pub(crate) async fn an_ordered_cancel_that_fails_is_rejected_as_failed(t: Context) -> Result<()> {
+broker_test!(an_ordered_cancel_that_fails_is_rejected_as_failed);
+async fn an_ordered_cancel_that_fails_is_rejected_as_failed(t: Context) -> Result<()> {
     Scene::open(&t, "")
         .await?
         .play(vec![
@@ -150,7 +151,8 @@ pub(crate) async fn an_ordered_cancel_that_fails_is_rejected_as_failed(t: Contex
     Ok(())
 }
 
-pub(crate) async fn an_order_that_never_reached_the_device_is_given_again_unless_it_was_refused(
+broker_test!(an_order_that_never_reached_the_device_is_given_again_unless_it_was_refused);
+async fn an_order_that_never_reached_the_device_is_given_again_unless_it_was_refused(
     t: Context,
 ) -> Result<()> {
     let mut rows = Vec::new();
@@ -176,7 +178,8 @@ pub(crate) async fn an_order_that_never_reached_the_device_is_given_again_unless
     Ok(())
 }
 
-pub(crate) async fn a_refunded_payment_is_rejected_as_already_refunded(t: Context) -> Result<()> {
+broker_test!(a_refunded_payment_is_rejected_as_already_refunded);
+async fn a_refunded_payment_is_rejected_as_already_refunded(t: Context) -> Result<()> {
     let told = |row: Row| {
         row.says(["rejected/already_refunded"]).evidence("refunded").calls(1).leaves(PaymentState::Refunded)
     };
@@ -190,9 +193,8 @@ pub(crate) async fn a_refunded_payment_is_rejected_as_already_refunded(t: Contex
     Ok(())
 }
 
-pub(crate) async fn a_standing_sale_is_called_again_after_doubt_and_rejected_after_a_refusal(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_standing_sale_is_called_again_after_doubt_and_rejected_after_a_refusal);
+async fn a_standing_sale_is_called_again_after_doubt_and_rejected_after_a_refusal(t: Context) -> Result<()> {
     Scene::open(&t, "")
         .await?
         .play(vec![
@@ -213,7 +215,8 @@ pub(crate) async fn a_standing_sale_is_called_again_after_doubt_and_rejected_aft
     Ok(())
 }
 
-pub(crate) async fn a_standing_sale_after_an_accepted_order_is_in_progress_until_nobody_can_tell(
+broker_test!(a_standing_sale_after_an_accepted_order_is_in_progress_until_nobody_can_tell);
+async fn a_standing_sale_after_an_accepted_order_is_in_progress_until_nobody_can_tell(
     t: Context,
 ) -> Result<()> {
     let scene = Scene::open(&t, SOON_UNRESOLVED).await?;
@@ -242,9 +245,8 @@ pub(crate) async fn a_standing_sale_after_an_accepted_order_is_in_progress_until
     Ok(())
 }
 
-pub(crate) async fn a_sale_that_failed_or_was_withdrawn_is_rejected_as_not_suitable(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_sale_that_failed_or_was_withdrawn_is_rejected_as_not_suitable);
+async fn a_sale_that_failed_or_was_withdrawn_is_rejected_as_not_suitable(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     for status in [12, 5] {
         let told = |row: Row| {
@@ -257,9 +259,8 @@ pub(crate) async fn a_sale_that_failed_or_was_withdrawn_is_rejected_as_not_suita
     Ok(())
 }
 
-pub(crate) async fn an_unknown_payment_is_rejected_after_a_refusal_and_unresolved_after_doubt(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_unknown_payment_is_rejected_after_a_refusal_and_unresolved_after_doubt);
+async fn an_unknown_payment_is_rejected_after_a_refusal_and_unresolved_after_doubt(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
         rows.push(
@@ -284,9 +285,8 @@ pub(crate) async fn an_unknown_payment_is_rejected_after_a_refusal_and_unresolve
     Ok(())
 }
 
-pub(crate) async fn an_inquiry_that_is_down_for_a_while_is_asked_again_and_the_truth_is_told(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_inquiry_that_is_down_for_a_while_is_asked_again_and_the_truth_is_told);
+async fn an_inquiry_that_is_down_for_a_while_is_asked_again_and_the_truth_is_told(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     let down = [
         FaultKind::http(503),
@@ -325,7 +325,8 @@ pub(crate) async fn an_inquiry_that_is_down_for_a_while_is_asked_again_and_the_t
     Ok(())
 }
 
-pub(crate) async fn an_inquiry_that_is_down_for_ever_leaves_the_doubt_unresolved(t: Context) -> Result<()> {
+broker_test!(an_inquiry_that_is_down_for_ever_leaves_the_doubt_unresolved);
+async fn an_inquiry_that_is_down_for_ever_leaves_the_doubt_unresolved(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
         let down = Fault::new(FaultKind::http(503)).until_cleared();
@@ -350,7 +351,8 @@ pub(crate) async fn an_inquiry_that_is_down_for_ever_leaves_the_doubt_unresolved
     Ok(())
 }
 
-pub(crate) async fn answers_that_exclude_each_other_leave_the_doubt_unresolved(t: Context) -> Result<()> {
+broker_test!(answers_that_exclude_each_other_leave_the_doubt_unresolved);
+async fn answers_that_exclude_each_other_leave_the_doubt_unresolved(t: Context) -> Result<()> {
     // The list has a sale, and the inquiry knows no such payment.
     let unknown = FaultKind::client_message("Payment.Request.RequestNotFound");
     let contradicting = |kind| {
@@ -368,7 +370,8 @@ pub(crate) async fn answers_that_exclude_each_other_leave_the_doubt_unresolved(t
     Ok(())
 }
 
-pub(crate) async fn a_number_that_nobody_knows_leaves_the_doubt_unresolved(t: Context) -> Result<()> {
+broker_test!(a_number_that_nobody_knows_leaves_the_doubt_unresolved);
+async fn a_number_that_nobody_knows_leaves_the_doubt_unresolved(t: Context) -> Result<()> {
     let marked_as_fraud = SeedVirtualPos::default().after(PastActivity::ended(3, 13));
     let unknown = |row: Row| row.says(["unresolved/no_evidence"]).evidence("unknown").calls(1).attempts(1);
     Scene::open(&t, SOON_UNRESOLVED)
@@ -382,7 +385,8 @@ pub(crate) async fn a_number_that_nobody_knows_leaves_the_doubt_unresolved(t: Co
     Ok(())
 }
 
-pub(crate) async fn looks_can_be_limited_in_number(t: Context) -> Result<()> {
+broker_test!(looks_can_be_limited_in_number);
+async fn looks_can_be_limited_in_number(t: Context) -> Result<()> {
     let row = Row::new("transaction", Kind::TransactionCancel, SeedVirtualPos::default())
         .struck_after_effect(FaultKind::Reset)
         .fault_on_inquiry(Fault::new(FaultKind::http(503)).until_cleared())
@@ -394,7 +398,8 @@ pub(crate) async fn looks_can_be_limited_in_number(t: Context) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_rollback_of_a_completed_cancel_is_rejected(t: Context) -> Result<()> {
+broker_test!(a_rollback_of_a_completed_cancel_is_rejected);
+async fn a_rollback_of_a_completed_cancel_is_rejected(t: Context) -> Result<()> {
     let told = |row: Row| {
         row.says(["rejected/cancel_completed"])
             .evidence("cancelled")
@@ -412,7 +417,8 @@ pub(crate) async fn a_rollback_of_a_completed_cancel_is_rejected(t: Context) -> 
     Ok(())
 }
 
-pub(crate) async fn a_withdrawn_order_is_told_as_rolled_back_whoever_withdrew_it(t: Context) -> Result<()> {
+broker_test!(a_withdrawn_order_is_told_as_rolled_back_whoever_withdrew_it);
+async fn a_withdrawn_order_is_told_as_rolled_back_whoever_withdrew_it(t: Context) -> Result<()> {
     let waiting = || SeedPhysical::default().after(PastActivity::ended(CANCEL, 10));
     let told = |row: Row| {
         row.says(["rolled_back"]).calls(1).leaves(PaymentState::RolledBack).payment_status(Some((
@@ -431,7 +437,8 @@ pub(crate) async fn a_withdrawn_order_is_told_as_rolled_back_whoever_withdrew_it
     Ok(())
 }
 
-pub(crate) async fn a_rollback_after_the_device_has_the_order_is_refused_after_exactly_one_call(
+broker_test!(a_rollback_after_the_device_has_the_order_is_refused_after_exactly_one_call);
+async fn a_rollback_after_the_device_has_the_order_is_refused_after_exactly_one_call(
     t: Context,
 ) -> Result<()> {
     Scene::open(&t, "")
@@ -452,7 +459,8 @@ pub(crate) async fn a_rollback_after_the_device_has_the_order_is_refused_after_e
     Ok(())
 }
 
-pub(crate) async fn a_rollback_within_the_window_is_refused_after_exactly_one_call(t: Context) -> Result<()> {
+broker_test!(a_rollback_within_the_window_is_refused_after_exactly_one_call);
+async fn a_rollback_within_the_window_is_refused_after_exactly_one_call(t: Context) -> Result<()> {
     // The clock of the gateway stands: the order is never old enough.
     let standing = ClockStart::FrozenAt("2026-03-01T09:00:00Z".parse()?);
     let simulator = SimulatorConfig { clock: standing, ..SimulatorConfig::default() };
@@ -473,7 +481,8 @@ pub(crate) async fn a_rollback_within_the_window_is_refused_after_exactly_one_ca
     Ok(())
 }
 
-pub(crate) async fn a_rollback_in_doubt_whose_order_still_waits_is_called_again(t: Context) -> Result<()> {
+broker_test!(a_rollback_in_doubt_whose_order_still_waits_is_called_again);
+async fn a_rollback_in_doubt_whose_order_still_waits_is_called_again(t: Context) -> Result<()> {
     let rows = [1, 2, 9, 10].map(|status| {
         rollback(&format!("order in {status}"), sold_and(CANCEL, status))
             .struck(FaultKind::Reset)
@@ -486,7 +495,8 @@ pub(crate) async fn a_rollback_in_doubt_whose_order_still_waits_is_called_again(
     Ok(())
 }
 
-pub(crate) async fn a_rollback_is_never_called_before_its_wait_is_over(t: Context) -> Result<()> {
+broker_test!(a_rollback_is_never_called_before_its_wait_is_over);
+async fn a_rollback_is_never_called_before_its_wait_is_over(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "rollback.wait = '1500ms'").await?;
     let requested = scene.clock.now();
     let earlier = requested - jiff::SignedDuration::from_secs(60);
@@ -514,9 +524,8 @@ pub(crate) async fn a_rollback_is_never_called_before_its_wait_is_over(t: Contex
     Ok(())
 }
 
-pub(crate) async fn a_rollback_with_no_live_cancel_is_rejected_as_nothing_to_withdraw(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_rollback_with_no_live_cancel_is_rejected_as_nothing_to_withdraw);
+async fn a_rollback_with_no_live_cancel_is_rejected_as_nothing_to_withdraw(t: Context) -> Result<()> {
     let told = |row: Row| row.says(["rejected/nothing_to_withdraw"]).calls(1);
     let mut rows = vec![
         told(rollback("no cancel at all", SeedPhysical::default())).evidence("sale_stands"),
@@ -536,7 +545,8 @@ pub(crate) async fn a_rollback_with_no_live_cancel_is_rejected_as_nothing_to_wit
     Ok(())
 }
 
-pub(crate) async fn no_inquiry_is_made_where_the_reply_told_everything(t: Context) -> Result<()> {
+broker_test!(no_inquiry_is_made_where_the_reply_told_everything);
+async fn no_inquiry_is_made_where_the_reply_told_everything(t: Context) -> Result<()> {
     let row = cancel("done", SeedPhysical::default()).says(["cancelled"]).looks(Looks::None);
     Scene::open(&t, "inquiry.after_success = ['async_cancel']").await?.play(vec![row]).await?;
     Ok(())

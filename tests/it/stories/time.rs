@@ -14,6 +14,7 @@ use super::batch::{Batch, Item};
 use super::scene::{Looks, QUIET, Row, SOON_UNRESOLVED, Scene, id_of, payment_of, zone};
 use super::verdicts::{OF_ONE_PAYMENT, ready_for, success_of};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{PATIENCE, said};
 
 /// Both kinds that can be held to the day of the payment.
@@ -27,7 +28,8 @@ fn noon_of(date: jiff::civil::Date) -> Value {
     json!(date.at(12, 0, 0, 0).to_zoned(zone()).unwrap().timestamp().to_string())
 }
 
-pub(crate) async fn what_was_requested_after_its_day_is_rejected_without_a_call(t: Context) -> Result<()> {
+broker_test!(what_was_requested_after_its_day_is_rejected_without_a_call);
+async fn what_was_requested_after_its_day_is_rejected_without_a_call(t: Context) -> Result<()> {
     let scene = Scene::open(&t, BOTH).await?;
     let days_ago = |days: i64| scene.today() - days.days();
     let mixed = Batch::new(
@@ -67,7 +69,8 @@ pub(crate) async fn what_was_requested_after_its_day_is_rejected_without_a_call(
     Ok(())
 }
 
-pub(crate) async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Context) -> Result<()> {
+broker_test!(what_is_handled_too_late_is_asked_about_and_not_called);
+async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Context) -> Result<()> {
     let scene = Scene::open(&t, BOTH).await?;
     let day = scene.today() - 3.days();
     let late = |name: &str, seed: SeedVirtualPos| {
@@ -103,9 +106,8 @@ pub(crate) async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Co
     Ok(())
 }
 
-pub(crate) async fn what_is_handled_too_late_and_cannot_be_asked_about_is_unresolved(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_is_handled_too_late_and_cannot_be_asked_about_is_unresolved);
+async fn what_is_handled_too_late_and_cannot_be_asked_about_is_unresolved(t: Context) -> Result<()> {
     let scene = Scene::open(&t, &format!("{BOTH}\n{SOON_UNRESOLVED}")).await?;
     let day = scene.today() - 3.days();
     let row = Row::new("transaction", Kind::TransactionCancel, sold_on(day))
@@ -118,7 +120,8 @@ pub(crate) async fn what_is_handled_too_late_and_cannot_be_asked_about_is_unreso
     Ok(())
 }
 
-pub(crate) async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered(t: Context) -> Result<()> {
+broker_test!(midnight_ends_what_was_not_done_and_nothing_that_was_ordered);
+async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered(t: Context) -> Result<()> {
     let scene = Scene::open(&t, &format!("{BOTH}\ninquiry.age_max = '20s'")).await?;
     let day = scene.today();
     // The day ends in five seconds, and nobody can ask before.
@@ -193,7 +196,8 @@ pub(crate) async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered
     Ok(())
 }
 
-pub(crate) async fn a_wish_from_the_future_is_given_up_without_a_call(t: Context) -> Result<()> {
+broker_test!(a_wish_from_the_future_is_given_up_without_a_call);
+async fn a_wish_from_the_future_is_given_up_without_a_call(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let tomorrow = json!((scene.clock.now() + SignedDuration::from_mins(10)).to_string());
     let soon = json!((scene.clock.now() + SignedDuration::from_mins(4)).to_string());
@@ -218,7 +222,8 @@ pub(crate) async fn a_wish_from_the_future_is_given_up_without_a_call(t: Context
     Ok(())
 }
 
-pub(crate) async fn a_wish_for_a_merchant_without_keys_is_given_up_without_a_call(t: Context) -> Result<()> {
+broker_test!(a_wish_for_a_merchant_without_keys_is_given_up_without_a_call);
+async fn a_wish_for_a_merchant_without_keys_is_given_up_without_a_call(t: Context) -> Result<()> {
     let rows = OF_ONE_PAYMENT.map(|kind| {
         Row::new(format!("{kind}"), kind, ready_for(kind))
             .with("/merchant", json!("nobody"))
@@ -231,7 +236,8 @@ pub(crate) async fn a_wish_for_a_merchant_without_keys_is_given_up_without_a_cal
     Ok(())
 }
 
-pub(crate) async fn each_merchant_is_called_with_its_own_keys(t: Context) -> Result<()> {
+broker_test!(each_merchant_is_called_with_its_own_keys);
+async fn each_merchant_is_called_with_its_own_keys(t: Context) -> Result<()> {
     let others = SeedPhysical { merchant: "other".to_owned(), ..SeedPhysical::default() };
     let rows = vec![
         Row::new("its own payment", Kind::AsyncCancel, others.clone())
@@ -246,7 +252,8 @@ pub(crate) async fn each_merchant_is_called_with_its_own_keys(t: Context) -> Res
     Ok(())
 }
 
-pub(crate) async fn what_can_never_be_sent_is_given_up_by_its_age(t: Context) -> Result<()> {
+broker_test!(what_can_never_be_sent_is_given_up_by_its_age);
+async fn what_can_never_be_sent_is_given_up_by_its_age(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "retry.age_max = '2s'").await?;
     let refusing = FaultKind::RefuseConnection { for_ms: None };
     scene.stage.simulator.plan(Fault::new(refusing).at(Api::Physical)).await?;
@@ -260,9 +267,8 @@ pub(crate) async fn what_can_never_be_sent_is_given_up_by_its_age(t: Context) ->
     Ok(())
 }
 
-pub(crate) async fn what_the_broker_took_from_a_lane_is_unresolved_and_never_called(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_the_broker_took_from_a_lane_is_unresolved_and_never_called);
+async fn what_the_broker_took_from_a_lane_is_unresolved_and_never_called(t: Context) -> Result<()> {
     let mut scene = Scene::without_worker(&t, "", None).await?;
     let mut wishes = Vec::new();
     for kind in OF_ONE_PAYMENT {
@@ -308,7 +314,8 @@ async fn publish_with_expiration(scene: &Scene, wish: &Value) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn where_the_same_day_rule_is_not_enforced_the_gateway_decides(t: Context) -> Result<()> {
+broker_test!(where_the_same_day_rule_is_not_enforced_the_gateway_decides);
+async fn where_the_same_day_rule_is_not_enforced_the_gateway_decides(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let day = scene.today() - 3.days();
     // Not enforced for this kind: the gateway's own refusal decides.
@@ -323,8 +330,9 @@ pub(crate) async fn where_the_same_day_rule_is_not_enforced_the_gateway_decides(
     Ok(())
 }
 
+broker_test!(a_clock_that_is_set_back_makes_no_wait_longer);
 /// What waits when this machine's clock is set back by an hour waits as long as it was to wait, and no hour longer.
-pub(crate) async fn a_clock_that_is_set_back_makes_no_wait_longer(t: Context) -> Result<()> {
+async fn a_clock_that_is_set_back_makes_no_wait_longer(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "retry.delays = ['3s']").await?;
     let row = |name: &str, kind, fault: FaultKind| {
         let (status, state) = success_of(kind);

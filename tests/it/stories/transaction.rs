@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::scene::{Looks, Row, Scene};
 use crate::support::Context;
+use crate::support::broker_test;
 
 const REFUND: u8 = 2;
 const CANCEL: u8 = 3;
@@ -22,7 +23,8 @@ fn transaction(name: &str, seed: SeedVirtualPos) -> Row {
     Row::new(name, Kind::TransactionCancel, seed)
 }
 
-pub(crate) async fn a_successful_cancel_is_told_as_cancelled_whoever_made_it(t: Context) -> Result<()> {
+broker_test!(a_successful_cancel_is_told_as_cancelled_whoever_made_it);
+async fn a_successful_cancel_is_told_as_cancelled_whoever_made_it(t: Context) -> Result<()> {
     let preauthorisation = || SeedVirtualPos { sale_status: 12, ..SeedVirtualPos::default() };
     let told = |row: Row| row.says(["cancelled"]).calls(1).leaves(PaymentState::Cancelled);
     let cancel = Some(("virtual_pos", "cancel", "successful"));
@@ -41,7 +43,8 @@ pub(crate) async fn a_successful_cancel_is_told_as_cancelled_whoever_made_it(t: 
     Ok(())
 }
 
-pub(crate) async fn a_refunded_transaction_is_rejected_with_the_kind_of_its_refund(t: Context) -> Result<()> {
+broker_test!(a_refunded_transaction_is_rejected_with_the_kind_of_its_refund);
+async fn a_refunded_transaction_is_rejected_with_the_kind_of_its_refund(t: Context) -> Result<()> {
     let refunded = |row: Row| {
         row.says(["rejected/already_refunded"]).evidence("refunded").calls(1).leaves(PaymentState::Refunded)
     };
@@ -63,7 +66,8 @@ pub(crate) async fn a_refunded_transaction_is_rejected_with_the_kind_of_its_refu
     Ok(())
 }
 
-pub(crate) async fn a_cancel_under_way_is_accepted_once_and_followed_to_its_end(t: Context) -> Result<()> {
+broker_test!(a_cancel_under_way_is_accepted_once_and_followed_to_its_end);
+async fn a_cancel_under_way_is_accepted_once_and_followed_to_its_end(t: Context) -> Result<()> {
     let under_way = |status, end| {
         let then = vec![PlannedStep { after_ms: 1_500, status: end }];
         SeedVirtualPos::default().after(PastActivity { kind: CANCEL, status, ago_ms: 0, then })
@@ -90,7 +94,8 @@ pub(crate) async fn a_cancel_under_way_is_accepted_once_and_followed_to_its_end(
     Ok(())
 }
 
-pub(crate) async fn a_successful_payment_and_nothing_else_is_not_done(t: Context) -> Result<()> {
+broker_test!(a_successful_payment_and_nothing_else_is_not_done);
+async fn a_successful_payment_and_nothing_else_is_not_done(t: Context) -> Result<()> {
     let fails_first = |status| SeedVirtualPos {
         cancels: vec![CancelPlan::only(status), CancelPlan::at_once()],
         ..SeedVirtualPos::default()
@@ -111,7 +116,8 @@ pub(crate) async fn a_successful_payment_and_nothing_else_is_not_done(t: Context
     Ok(())
 }
 
-pub(crate) async fn one_more_look_buys_the_payment_status_of_a_success(t: Context) -> Result<()> {
+broker_test!(one_more_look_buys_the_payment_status_of_a_success);
+async fn one_more_look_buys_the_payment_status_of_a_success(t: Context) -> Result<()> {
     let bought =
         |kind, seed| Row::new(format!("{kind}"), kind, seed).says(["cancelled"]).calls(1).looks(Looks::Some);
     Scene::open(&t, "inquiry.after_success = ['transaction_cancel', 'apm_provision_cancel']")

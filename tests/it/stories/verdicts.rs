@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::scene::{CALMER, Looks, QUIET, Row, Scene, TOO_SLOW, id_of, payment_of};
 use crate::support::Context;
+use crate::support::broker_test;
 use crate::support::stage::{UNHURRIED, said};
 
 /// A payment that a call of this kind changes: of a rollback, one with a cancel that waits.
@@ -46,7 +47,8 @@ fn heals(name: impl std::fmt::Display, kind: Kind) -> Row {
     Row::new(format!("{kind}: {name}"), kind, ready_for(kind)).says([status]).leaves(state)
 }
 
-pub(crate) async fn what_the_gateway_says_is_done_is_told_at_once(t: Context) -> Result<()> {
+broker_test!(what_the_gateway_says_is_done_is_told_at_once);
+async fn what_the_gateway_says_is_done_is_told_at_once(t: Context) -> Result<()> {
     let done = |kind| heals("done", kind).calls(1).attempts(1).looks(Looks::None);
     let curtain = Scene::open(&t, "")
         .await?
@@ -66,9 +68,8 @@ pub(crate) async fn what_the_gateway_says_is_done_is_told_at_once(t: Context) ->
     Ok(())
 }
 
-pub(crate) async fn an_order_that_is_taken_is_told_as_accepted_and_followed_to_its_end(
-    t: Context,
-) -> Result<()> {
+broker_test!(an_order_that_is_taken_is_told_as_accepted_and_followed_to_its_end);
+async fn an_order_that_is_taken_is_told_as_accepted_and_followed_to_its_end(t: Context) -> Result<()> {
     let rows = [1, 2, 9, 10, 11].map(|status| {
         let plan = CancelPlan { first: status, then: vec![PlannedStep { after_ms: 400, status: 4 }] };
         Row::new(format!("status {status}"), Kind::AsyncCancel, SeedPhysical::default().cancelling(plan))
@@ -82,7 +83,8 @@ pub(crate) async fn an_order_that_is_taken_is_told_as_accepted_and_followed_to_i
     Ok(())
 }
 
-pub(crate) async fn a_refusal_is_final_and_is_not_asked_about(t: Context) -> Result<()> {
+broker_test!(a_refusal_is_final_and_is_not_asked_about);
+async fn a_refusal_is_final_and_is_not_asked_about(t: Context) -> Result<()> {
     let refused = |kind, what: &str, fault: FaultKind, says| {
         Row::new(format!("{kind}: {what}"), kind, ready_for(kind))
             .struck(fault)
@@ -142,7 +144,8 @@ pub(crate) async fn a_refusal_is_final_and_is_not_asked_about(t: Context) -> Res
     Ok(())
 }
 
-pub(crate) async fn marketplace_records_are_deleted_only_where_the_intent_says_so(t: Context) -> Result<()> {
+broker_test!(marketplace_records_are_deleted_only_where_the_intent_says_so);
+async fn marketplace_records_are_deleted_only_where_the_intent_says_so(t: Context) -> Result<()> {
     let with_records = || SeedVirtualPos { marketplace_records: true, ..SeedVirtualPos::default() };
     let row = |name, records: Value| {
         Row::new(name, Kind::TransactionCancel, with_records())
@@ -171,7 +174,8 @@ pub(crate) async fn marketplace_records_are_deleted_only_where_the_intent_says_s
     Ok(())
 }
 
-pub(crate) async fn a_refusal_by_state_is_asked_about_and_not_called_again(t: Context) -> Result<()> {
+broker_test!(a_refusal_by_state_is_asked_about_and_not_called_again);
+async fn a_refusal_by_state_is_asked_about_and_not_called_again(t: Context) -> Result<()> {
     let stands = |kind, what: &str, fault: FaultKind, says| {
         Row::new(format!("{kind}: {what}"), kind, ready_for(kind))
             .struck(fault)
@@ -219,9 +223,8 @@ pub(crate) async fn a_refusal_by_state_is_asked_about_and_not_called_again(t: Co
     Ok(())
 }
 
-pub(crate) async fn a_gateway_that_is_busy_twice_gets_three_calls_and_tells_one_outcome(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_gateway_that_is_busy_twice_gets_three_calls_and_tells_one_outcome);
+async fn a_gateway_that_is_busy_twice_gets_three_calls_and_tells_one_outcome(t: Context) -> Result<()> {
     let busy = [
         ("408", FaultKind::http(408)),
         ("425", FaultKind::http(425)),
@@ -253,7 +256,8 @@ pub(crate) async fn a_gateway_that_is_busy_twice_gets_three_calls_and_tells_one_
     Ok(())
 }
 
-pub(crate) async fn what_was_never_sent_is_called_again_and_burns_no_attempt(t: Context) -> Result<()> {
+broker_test!(what_was_never_sent_is_called_again_and_burns_no_attempt);
+async fn what_was_never_sent_is_called_again_and_burns_no_attempt(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "retry.attempts_max = 1").await?;
     let api_of = |kind| match kind {
         Kind::AsyncCancel | Kind::SyncCancelRollback => Api::Physical,
@@ -271,7 +275,8 @@ pub(crate) async fn what_was_never_sent_is_called_again_and_burns_no_attempt(t: 
     Ok(())
 }
 
-pub(crate) async fn retry_after_is_honoured_within_our_bounds(t: Context) -> Result<()> {
+broker_test!(retry_after_is_honoured_within_our_bounds);
+async fn retry_after_is_honoured_within_our_bounds(t: Context) -> Result<()> {
     let busy = |name, retry_after: &str| {
         heals(name, Kind::AsyncCancel)
             .struck(FaultKind::http_retry_after(503, retry_after))
@@ -293,9 +298,8 @@ pub(crate) async fn retry_after_is_honoured_within_our_bounds(t: Context) -> Res
     Ok(())
 }
 
-pub(crate) async fn a_gateway_that_stays_busy_is_given_up_on_when_the_attempts_are_spent(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_gateway_that_stays_busy_is_given_up_on_when_the_attempts_are_spent);
+async fn a_gateway_that_stays_busy_is_given_up_on_when_the_attempts_are_spent(t: Context) -> Result<()> {
     let mut rows: Vec<Row> = OF_ONE_PAYMENT
         .into_iter()
         .map(|kind| {
@@ -372,7 +376,8 @@ async fn open_apart(t: &Context, tuning: &str, kinds: &[Kind]) -> Result<Scene> 
     Ok(scene)
 }
 
-pub(crate) async fn doubt_after_the_effect_ends_as_success_without_a_second_call(t: Context) -> Result<()> {
+broker_test!(doubt_after_the_effect_ends_as_success_without_a_second_call);
+async fn doubt_after_the_effect_ends_as_success_without_a_second_call(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     let kinds = [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel];
     for kind in kinds {
@@ -384,7 +389,8 @@ pub(crate) async fn doubt_after_the_effect_ends_as_success_without_a_second_call
     Ok(())
 }
 
-pub(crate) async fn doubt_before_the_effect_ends_as_success_after_a_second_call(t: Context) -> Result<()> {
+broker_test!(doubt_before_the_effect_ends_as_success_after_a_second_call);
+async fn doubt_before_the_effect_ends_as_success_after_a_second_call(t: Context) -> Result<()> {
     let mut rows = Vec::new();
     let kinds = [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel];
     for kind in kinds {
@@ -396,16 +402,16 @@ pub(crate) async fn doubt_before_the_effect_ends_as_success_after_a_second_call(
     Ok(())
 }
 
-pub(crate) async fn a_bank_that_is_still_at_it_when_we_stop_waiting_is_not_called_twice(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_bank_that_is_still_at_it_when_we_stop_waiting_is_not_called_twice);
+async fn a_bank_that_is_still_at_it_when_we_stop_waiting_is_not_called_twice(t: Context) -> Result<()> {
     let rows = [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel]
         .map(|kind| heals("slow", kind).struck(TOO_SLOW).calls(1).attempts(1).looks(Looks::Some));
     Scene::open(&t, "").await?.play(rows.into()).await?;
     Ok(())
 }
 
-pub(crate) async fn a_provision_in_doubt_is_called_again_after_the_quiet_time(t: Context) -> Result<()> {
+broker_test!(a_provision_in_doubt_is_called_again_after_the_quiet_time);
+async fn a_provision_in_doubt_is_called_again_after_the_quiet_time(t: Context) -> Result<()> {
     let kind = Kind::ApmProvisionCancel;
     let mut rows = Vec::new();
     for (cause, fault) in causes_of_doubt(kind) {
@@ -444,7 +450,8 @@ pub(crate) async fn a_provision_in_doubt_is_called_again_after_the_quiet_time(t:
     Ok(())
 }
 
-pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<()> {
+broker_test!(a_lock_out_burns_no_attempt_and_heals);
+async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<()> {
     let by_status = [
         ("401", FaultKind::http(401)),
         ("403", FaultKind::http(403)),
@@ -487,9 +494,8 @@ pub(crate) async fn a_lock_out_burns_no_attempt_and_heals(t: Context) -> Result<
     Ok(())
 }
 
-pub(crate) async fn a_lock_out_that_lasts_is_given_up_as_locked_out_with_no_attempt_made(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_lock_out_that_lasts_is_given_up_as_locked_out_with_no_attempt_made);
+async fn a_lock_out_that_lasts_is_given_up_as_locked_out_with_no_attempt_made(t: Context) -> Result<()> {
     let mut rows: Vec<Row> = OF_ONE_PAYMENT
         .into_iter()
         .map(|kind| {
@@ -512,9 +518,8 @@ pub(crate) async fn a_lock_out_that_lasts_is_given_up_as_locked_out_with_no_atte
     Ok(())
 }
 
-pub(crate) async fn what_is_not_configured_waits_long_and_is_given_up_when_nobody_fixes_it(
-    t: Context,
-) -> Result<()> {
+broker_test!(what_is_not_configured_waits_long_and_is_given_up_when_nobody_fixes_it);
+async fn what_is_not_configured_waits_long_and_is_given_up_when_nobody_fixes_it(t: Context) -> Result<()> {
     let not_configured = [
         (Kind::AsyncCancel, FaultKind::client_message("Terminal.NotFound")),
         (Kind::AsyncCancel, FaultKind::client_message("Connection.NotConnected")),
@@ -552,7 +557,8 @@ pub(crate) async fn what_is_not_configured_waits_long_and_is_given_up_when_nobod
     Ok(())
 }
 
-pub(crate) async fn a_declared_code_goes_before_the_table(t: Context) -> Result<()> {
+broker_test!(a_declared_code_goes_before_the_table);
+async fn a_declared_code_goes_before_the_table(t: Context) -> Result<()> {
     let rules = r#"
 [[classification.rules]]
 api = "physical"
@@ -584,9 +590,8 @@ class = "busy"
     Ok(())
 }
 
-pub(crate) async fn a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_addressed(
-    t: Context,
-) -> Result<()> {
+broker_test!(a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_addressed);
+async fn a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_addressed(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default())?;
     let good = || scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));

@@ -93,47 +93,60 @@ impl Context {
     }
 }
 
-type Run = Box<dyn FnOnce(Context) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send>;
+type Run = fn(Context) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// A test that waits for its broker.
+/// A test that waits for its broker. `broker_test!` registers it.
+#[derive(Clone, Copy)]
 pub(crate) struct Test {
-    name: &'static str,
-    run: Run,
+    /// The path of its function, that of the program included.
+    pub(crate) path: &'static str,
+    pub(crate) run: Run,
 }
 
 impl Test {
-    pub(crate) fn new<F>(name: &'static str, test: impl FnOnce(Context) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = Result<()>> + Send + 'static,
-    {
-        Self { name, run: Box::new(move |context| Box::pin(test(context))) }
+    /// The name on the command line.
+    fn name(&self) -> &'static str {
+        self.path.split_once("::").map_or(self.path, |(_program, name)| name)
     }
 }
 
-/// The list of tests, by the paths of their functions.
-#[macro_export]
-macro_rules! trials {
-    ($($test:path),* $(,)?) => { vec![$($crate::support::Test::new(stringify!($test), $test)),*] };
-}
+inventory::collect!(Test);
 
-/// The same for tests that need nothing but an address and a prefix, and clean up after themselves.
-#[macro_export]
-macro_rules! trials_at_url {
-    ($($test:path),* $(,)?) => {
-        vec![$($crate::support::Test::new(stringify!($test), |t| async move {
-            $test(t.amqp_url(), t.prefix()).await
-        })),*]
+/// Registers the test whose function follows. One that takes nothing but an address and a prefix, and cleans up after
+/// itself, is registered `at_url`.
+#[allow(unused_macros, reason = "programs that measure share this with the tests")]
+macro_rules! broker_test {
+    ($test:ident) => {
+        inventory::submit! {
+            $crate::support::Test {
+                path: concat!(module_path!(), "::", stringify!($test)),
+                run: |t| Box::pin($test(t)),
+            }
+        }
+    };
+    ($test:ident, at_url) => {
+        inventory::submit! {
+            $crate::support::Test {
+                path: concat!(module_path!(), "::", stringify!($test)),
+                run: |t| Box::pin(async move { $test(t.amqp_url(), t.prefix()).await }),
+            }
+        }
     };
 }
+#[allow(unused_imports, reason = "programs that measure share this with the tests")]
+pub(crate) use broker_test;
 
 /// Runs the tests that the command line asks for.
-pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
+pub(crate) fn run() -> ExitCode {
+    // The longest of them are begun first.
+    let mut tests: Vec<Test> = inventory::iter::<Test>.into_iter().copied().collect();
+    tests.sort_by_key(|test| (!test.name().starts_with("truth::"), test.name()));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TESTS_AT_ONCE);
 
-    let wanted = |test: &Test| !arguments.is_filtered_out(&Trial::test(test.name, || Ok(())));
+    let wanted = |test: &Test| !arguments.is_filtered_out(&Trial::test(test.name(), || Ok(())));
     if arguments.list || !tests.iter().any(wanted) {
-        let names = tests.into_iter().map(|test| Trial::test(test.name, || Ok(()))).collect();
+        let names = tests.into_iter().map(|test| Trial::test(test.name(), || Ok(()))).collect();
         return libtest_mimic::run(&arguments, names).exit_code();
     }
 
@@ -205,7 +218,7 @@ fn test_max() -> Duration {
 }
 
 fn trial(test: Test, broker: Arc<Broker>) -> Trial {
-    Trial::test(test.name, move || {
+    Trial::test(test.name(), move || {
         let runtime = runtime(2);
         let context = Context::new(&broker);
         let prefix = context.prefix.clone();
