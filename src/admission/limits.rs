@@ -49,7 +49,7 @@ struct Limit {
     lines: BTreeMap<Use, tokio::sync::Mutex<()>>,
 }
 
-/// Places for calls and looks: some kept for each use, the others for whoever comes first.
+/// Places for calls and looks: some kept for each use, the others taken as they are asked for.
 #[derive(Debug)]
 struct Room {
     kept: BTreeMap<Use, Arc<Semaphore>>,
@@ -79,7 +79,7 @@ impl ApiLimits {
         self.apis.contains_key(&api)
     }
 
-    /// A place for one call or look that makes so many requests, as soon as there is one. Can be dropped while it
+    /// A place for one call or look that makes this many requests, as soon as there is one. Can be dropped while it
     /// waits.
     pub(super) async fn place(&self, api: Api, of: Use, requests: u32) -> LimitPermit {
         let Some(limit) = self.apis.get(&api) else { return LimitPermit { _permit: None } };

@@ -34,11 +34,11 @@ use limits::{ApiLimits, Use};
 pub use limits::{LimitPermit, ROOM_WAIT_MAX};
 use lockouts::{LockOuts, LockedOut, Probes};
 
-/// While somebody should find out and nobody does, it is looked for a letter so often: the lane may be empty, or its
+/// How often a letter is looked for while a probe may pass and none comes: the lane may be empty, or its
 /// first letter be one that is not called for.
 const LOOK_FOR_PROBE_EVERY: Duration = Duration::from_millis(500);
 
-/// Who may call or ask now, over all lanes.
+/// What may call or ask now, over all lanes.
 pub struct Admission {
     served: BTreeSet<Kind>,
     /// The merchants that have keys for an API.
@@ -136,7 +136,7 @@ impl Admission {
     pub async fn enter(&self, intent: &CancelIntent) -> Result<Admitted<'_>, Hindrance> {
         let (kind, merchant) = (intent.kind(), &intent.merchant);
         let api = kind.api();
-        // Who has to wait anyhow takes nobody's place in line.
+        // A letter that has to wait anyhow takes no other's place in line.
         if self.limits.limits(api) {
             self.look_ahead(kind, merchant)?;
         }

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_in_another_language_speaks_no_tls() {
+    fn a_server_that_answers_in_another_protocol_speaks_no_tls() {
         let error = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
         check(error, Identity::None, Trouble::NoTlsThere);
     }

@@ -24,7 +24,7 @@ pub(super) struct Outcomes {
     /// Which events: a topic pattern over KIND.STATUS
     #[arg(long, default_value = "#", value_name = "PATTERN")]
     only: String,
-    /// End after so many events
+    /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// A line for people, or the event as it is

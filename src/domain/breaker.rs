@@ -11,11 +11,11 @@ use super::intent::{IntentId, MerchantName};
 use super::reply::{NeverSent, Reply};
 use super::retry::Jitter;
 
-/// So many calls in a row that the endpoint failed to answer open the breaker. One that fails every second call at
+/// This many calls in a row that the endpoint failed to answer open the breaker. One that fails every second call at
 /// random does so once in 32 calls, and then a pause of half a second does it good.
 pub const FAILURES_MIN: u32 = 5;
 
-/// They must have been for at least so many intents: one payment that is always in doubt tells of itself.
+/// They must have been for at least this many intents: one payment that is always in doubt tells of itself.
 pub const INTENTS_MIN: usize = 3;
 
 /// While another merchant was answered within this time, and has not failed since, the endpoint is not down: it is
@@ -185,7 +185,7 @@ impl Breaker {
     }
 }
 
-/// The pause before the next probe, so many having failed: doubled with each, spread below itself, never longer than
+/// The pause before the next probe, after this many that failed: doubled with each, spread below itself, never longer than
 /// [`PAUSE_MAX`].
 fn pause(failures: u32, jitter: Jitter) -> Duration {
     // It is at its cap long before this many.
@@ -379,7 +379,7 @@ mod tests {
     enum Step {
         /// Somebody wants to call.
         Pass,
-        /// The oldest of those who are calling hears this.
+        /// The oldest of the calls under way hears this.
         Hear(EndpointSignal),
     }
 

@@ -4,7 +4,7 @@
 //! headers say how a default class follows from the readings, and the tests hold every row to it. What an
 //! operator declares in the configuration is a [`Rule`] and goes before the table.
 //!
-//! No code means success, whoever declares it: success is read from the whole reply, not from its code.
+//! No code means success, and no rule can declare one to: success is read from the whole reply, not from its code.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,16 +71,16 @@ pub struct ReplyCodes<'a> {
     pub client_message: Option<&'a str>,
 }
 
-/// A class, and who says so.
+/// A class, and where it is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Classified {
     /// What the reply means.
     pub class: Class,
-    /// Who says so.
+    /// Where it is said.
     pub source: CodeSource,
 }
 
-/// Who says what a code means.
+/// Where it is said what a code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeSource {
     /// The operator, by the rule of the configuration that stands there, counted from 1.

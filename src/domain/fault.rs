@@ -13,7 +13,7 @@ pub enum Fault {
     ConnectTimeout,
     /// No way leads to that host, or this machine may not take it.
     Unreachable,
-    /// TLS was not agreed: the certificate, the protocol, or somebody who hung up meanwhile.
+    /// TLS was not agreed: the certificate, the protocol, or a connection closed meanwhile.
     Tls,
     /// No whole reply within `gateway.call_timeout`.
     Timeout,

@@ -205,7 +205,7 @@ pub struct BatchPayment {
 pub struct BatchPayments(Vec<BatchPayment>);
 
 impl BatchPayments {
-    /// At most so many payments in a batch (our bound; the gateway's page names none).
+    /// The most payments in a batch (our bound; the gateway's page names none).
     pub const LEN_MAX: usize = 500;
 
     /// The list, if it is neither empty nor too long nor names a code twice.

@@ -1,8 +1,8 @@
 //! Which letters are handled alone, since they may have taken a process down.
 //!
 //! After a crash the broker hands out everything again that the process held, and no count of the broker tells the
-//! one letter that did it from its neighbours. So each of them is a suspect once, and is handled alone: whoever takes
-//! the process down there, three times in a row, is the one.
+//! one letter that did it from its neighbours. So each of them is a suspect once, and is handled alone: the letter
+//! that takes the process down there, three times in a row, is the one.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use super::history::History;
 use super::intent::Kind;
 use super::policy::Policy;
 
-/// So many deaths in a row with one letter in hand are enough.
+/// This many deaths in a row with one letter in hand are enough.
 pub const STRIKES_MAX: u32 = 3;
 
 /// Where a letter comes from, as far as suspicion goes.

@@ -80,7 +80,7 @@ pub struct Seen {
 pub struct Arrived {
     /// Letters that nobody has taken yet.
     pub ready: u32,
-    /// Who takes them, ourselves included.
+    /// The consumers that take them, ours included.
     pub consumers: u32,
 }
 
@@ -119,7 +119,7 @@ pub enum News {
 pub struct Figures {
     /// Letters that this process has put in.
     pub gone: u64,
-    /// Letters that have come back to this process, whoever had put them in.
+    /// Letters that have come back to this process, whichever had put them in.
     pub back: u64,
     /// Of them, those that were late.
     pub late: u64,
@@ -354,7 +354,7 @@ fn together(tier: &Tier) -> Duration {
     (tier.length / 32).max(Duration::from_millis(100))
 }
 
-/// So many overdue letters prove that none comes back, where so many consumers take them in turn.
+/// How many overdue letters prove that none comes back, where this many consumers take them in turn.
 fn evidence(consumers: u32) -> u64 {
     match consumers {
         0 | 1 => 1,
@@ -381,7 +381,7 @@ mod tests {
         Hop { tier: tier.to_owned(), way_back: WAY, due: at(due) }
     }
 
-    /// A look that shows so many letters in the tiers, none arrived, and so many consumers at the end.
+    /// A look that shows this many letters in the tiers, none arrived, and this many consumers at the end.
     fn seen(waiting: u32, consumers: u32) -> Seen {
         let arrived = Arrived { ready: 0, consumers };
         Seen {

@@ -28,7 +28,7 @@ use super::step::{Order, Question};
 
 /// Far more steps than any life may have.
 const STEPS_MAX: usize = 5_000;
-/// So often the broker may hand a letter out again in one life.
+/// How often the broker may hand a letter out again in one life.
 const REDELIVERIES_MAX: u32 = 4;
 
 /// What may come of a call, before it is fitted to the kind.
@@ -69,7 +69,7 @@ struct World {
     /// The gateway says nothing else than these; so a gateway that is always busy is a world too.
     words: Vec<Word>,
     shown: Vec<Shown>,
-    /// Of a hundred deliveries, so many are handed out again.
+    /// How many of a hundred deliveries are handed out again.
     redelivered_percent: u64,
     asks_max: Option<u32>,
 }

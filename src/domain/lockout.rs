@@ -32,7 +32,7 @@ pub enum LockOutSignal {
     Nothing,
 }
 
-/// How the lock-out has changed, for those who want to be told.
+/// How the lock-out has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOutChange {
     /// It is as it was.

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-/// Timers are coarse. A call may come so much too early, if the one before came as much too late.
+/// Timers are coarse. A call may come this much too early, if the one before came as much too late.
 const EARLY_MAX: Duration = Duration::from_millis(5);
 
-/// At most so many calls a second, evenly spread. `now` is any time that only goes forward.
+/// At most this many calls a second, evenly spread. `now` is any time that only goes forward.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rate {
     period: Duration,

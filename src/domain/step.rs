@@ -108,7 +108,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// At most so many payments of a batch are asked for in one look.
+    /// The most payments of a batch that are asked for in one look.
     pub const BATCH_LEN_MAX: usize = 20;
 
     /// The API that answers.

@@ -69,7 +69,7 @@ pub enum What {
     Fails {
         /// How, as one word.
         fault: Fault,
-        /// How, for whoever must fix it.
+        /// How, for the person who must fix it.
         detail: &'static str,
         /// How many requests since it was last told.
         times: u64,
@@ -225,7 +225,7 @@ mod tests {
         endpoints.hear(Api::Physical, endpoint, failure);
     }
 
-    /// What is told within so many seconds of a clock that stands unless it is waited for.
+    /// What is told within this many seconds of a clock that stands unless it is waited for.
     async fn told(endpoints: &Endpoints, seconds: u64) -> Vec<String> {
         let told = Mutex::new(Vec::new());
         let watching = endpoints.watch(|place, what| {

@@ -11,7 +11,7 @@ use super::{retry_after, unfold};
 use crate::domain::reply::RetryAfter;
 use crate::web::failure::{self, Failure};
 
-/// At most so many bytes of a reply's body are kept, before and after decompression.
+/// The most bytes of a reply's body that are kept, before and after decompression.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// How one exchange ended.

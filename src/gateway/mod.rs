@@ -51,7 +51,7 @@ pub use authorities::Error as CaFileError;
 pub use endpoints::{News, What};
 pub use setup::{Error, InvalidSetting, InvalidSettings};
 
-/// At most so many pages of one payment's activities are read; a longer history is no answer.
+/// The most pages of one payment's activities that are read; a longer history is no answer.
 const ACTIVITIES_PAGES_MAX: usize = 20;
 
 /// A body of more bytes is read on a thread of its own: in the worst case it takes some milliseconds.

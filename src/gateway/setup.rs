@@ -19,7 +19,7 @@ use crate::web::{self, Built};
 /// that the server is just closing ends in doubt.
 pub(super) const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// At most so many idle connections are kept for each address.
+/// The most idle connections that are kept for each address.
 const POOL_IDLE_PER_HOST_MAX: usize = 32;
 
 /// A merchant's keys as header values, each marked as sensitive.

@@ -1,4 +1,4 @@
-//! A compressed body, unfolded within bounds: so many bytes at most go in, and so many come out.
+//! A compressed body, unfolded within bounds: a bounded number of bytes goes in, and a bounded number comes out.
 
 use std::io::{self, Read};
 

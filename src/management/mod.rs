@@ -1,5 +1,5 @@
 //! RabbitMQ's management API, read only: its lists as plain data. What AMQP cannot tell (policies, bindings, the
-//! arguments of what others have declared) is told here, by whoever may see it.
+//! arguments of what others have declared) is told here, if our user may see it.
 //!
 //! One request a list, bounded in time and size, filtered at the broker where it can: a virtual host may hold
 //! thousands of queues that are not ours. The address carries a password; it leaves this room only towards the broker.

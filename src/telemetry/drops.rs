@@ -12,7 +12,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use super::events;
 
-/// So many lines wait for a reader who is slow; more are dropped.
+/// How many lines wait for a slow reader; more are dropped.
 const LINES_MAX: usize = 10_000;
 
 /// How often it is looked whether lines were dropped.

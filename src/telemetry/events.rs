@@ -294,7 +294,7 @@ pub fn depth_unknown(queue: &str, why: &dyn Error) {
     warn!(name: "depth_unknown", { messaging.destination.name = queue, why = chain(why) }, "Queue depth could not be read.");
 }
 
-/// Letters come back late from a delay queue: `lateness` is the greatest of so many `letters`.
+/// Letters come back late from a delay queue: `lateness` is the greatest among the `letters`.
 pub fn delay_late(tier: &str, lateness: Duration, letters: u64) {
     let lateness_ms = ms(lateness);
     warn!(name: "delay_late", { tier, lateness_ms, letters }, "Letters come back late from a delay queue, or clocks differ.");
@@ -399,7 +399,7 @@ pub fn started(version: &str, worker: &str, source: &str) {
     info!(name: "started", { service.version = version, service.instance.id = worker, source }, "cancel-worker started.");
 }
 
-/// The reader of the log did not keep up: so many lines are missing, `when` says since when.
+/// The reader of the log did not keep up: `lines` are missing, `when` says since when.
 pub fn log_lines_dropped(lines: usize, when: &str) {
     warn!(name: "log_lines_dropped", { lines, when }, "Log lines were dropped: the reader of this log is too slow.");
 }

@@ -166,7 +166,7 @@ fn harmless(text: &str) -> String {
     harmless
 }
 
-/// Whether a terminal, or whoever breaks a text into lines, may take this for more than a sign: C0 and C1, what turns the
+/// Whether a terminal, or a reader that breaks a text into lines, may take this for more than a sign: C0 and C1, what turns the
 /// direction of writing around, what cannot be seen, and Unicode's ends of lines.
 fn is_order(c: char) -> bool {
     let is_unseen = matches!(c,

@@ -580,7 +580,7 @@ fn calls_carry_the_attributes_of_the_conventions() {
     }
 }
 
-/// A reader who reads nothing until he is told to.
+/// A reader that reads nothing until it is told to.
 #[derive(Clone, Default)]
 struct SlowReader(Arc<(Mutex<Read>, Condvar)>);
 
@@ -596,7 +596,7 @@ impl SlowReader {
         self.0.1.notify_all();
     }
 
-    /// Waits for so many lines of this event, and gives the last of them.
+    /// Waits for this many lines of this event, and gives the last of them.
     fn line(&self, event: &str, count: usize) -> Value {
         let mut read = self.0.0.lock().expect("not poisoned");
         loop {

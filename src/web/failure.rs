@@ -17,7 +17,7 @@ use crate::domain::fault::Fault;
 pub(crate) struct Failure {
     /// As one word.
     pub(crate) fault: Fault,
-    /// What it was, for whoever must fix it. Ours; holds neither addresses nor anything that came.
+    /// What it was, for the person who must fix it. Ours; holds neither addresses nor anything that came.
     pub(crate) detail: &'static str,
 }
 

@@ -119,7 +119,7 @@ pub fn decode(body: &[u8]) -> Result<Received, Malformed> {
     })
 }
 
-/// The same for somebody who wants to know everything that is wrong.
+/// The same, with everything that is wrong.
 ///
 /// # Errors
 /// All faults, at least one; the first one is that of [`decode`].

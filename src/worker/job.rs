@@ -51,7 +51,7 @@ impl Job {
         }
     }
 
-    /// What was done before, of a letter whose body has so many payments.
+    /// What was done before, of a letter whose body has this many payments.
     pub(super) fn history(&self, items_len: usize, now: Timestamp) -> History {
         match self {
             Job::Resumed(history) | Job::Isolated(history) => history.clone(),

@@ -270,7 +270,7 @@ impl Handle {
         })
     }
 
-    /// Sends a reply. The books say so first, so that who has the reply finds it there.
+    /// Sends a reply. The books say so first, so that a caller that has the reply finds it there.
     fn tell(&self, call: &Call, told: oneshot::Sender<Reply>, reply: Reply) {
         let status = match &reply {
             Reply::Http(response) => Some(response.status().as_u16()),

@@ -73,12 +73,12 @@ pub(super) fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(end)
 }
 
-/// `at` moved forward by so many milliseconds.
+/// `at` moved forward by this many milliseconds.
 pub(super) fn after_ms(at: Timestamp, ms: u64) -> Timestamp {
     shifted(at, SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX)))
 }
 
-/// `at` moved back by so many milliseconds.
+/// `at` moved back by this many milliseconds.
 pub(super) fn before_ms(at: Timestamp, ms: u64) -> Timestamp {
     shifted(at, SignedDuration::from_millis(i64::try_from(ms).map_or(i64::MIN, |ms| -ms)))
 }

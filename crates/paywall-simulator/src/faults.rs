@@ -82,12 +82,12 @@ impl Fault {
         Self { merchant: Some(merchant.into()), ..self }
     }
 
-    /// The same, after so many fitting calls have passed.
+    /// The same, after this many fitting calls have passed.
     pub fn skipping(self, skip: u32) -> Self {
         Self { skip, ..self }
     }
 
-    /// The same, striking so many calls.
+    /// The same, striking this many calls.
     pub fn times(self, count: u32) -> Self {
         Self { times: Times::Count(count), ..self }
     }
@@ -190,7 +190,7 @@ pub enum FaultKind {
     ProviderFailure,
     /// The API's port is closed, with all its connections, until the fault is cleared. Needs `api`; strikes no calls.
     RefuseConnection {
-        /// Opens again by itself after so many milliseconds of real time.
+        /// Opens again by itself after this many milliseconds of real time.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         for_ms: Option<u64>,
     },

@@ -285,7 +285,7 @@ impl Simulator {
         let control = listen(ports.control)?;
         let url = |listener: &tokio::net::TcpListener| -> io::Result<String> {
             let address = listener.local_addr()?;
-            // Nobody can call 0.0.0.0: who is bound to every address is told as this machine.
+            // Nothing can call 0.0.0.0: a port bound to every address is told as this machine's.
             let ip =
                 if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
             Ok(format!("http://{}", SocketAddr::new(ip, address.port())))
@@ -386,7 +386,7 @@ struct Inner {
     hosts: Hosts,
     /// Never held over an await.
     state: Mutex<State>,
-    /// Grows with everything that happens, to wake who waits.
+    /// Grows with everything that happens, to wake the tasks that wait.
     version: watch::Sender<u64>,
     doors: [mpsc::Sender<DoorOrder>; 3],
     /// One at a time, so that the last order to a door follows the last plan.
@@ -572,7 +572,7 @@ impl Handle {
         tokio::time::timeout(within, waiting).await.map_err(|_| Overdue { within })
     }
 
-    /// Waits until so many calls of one endpoint have come for a payment, and returns the truth about it.
+    /// Waits until this many calls of one endpoint have come for a payment, and returns the truth about it.
     ///
     /// # Errors
     ///

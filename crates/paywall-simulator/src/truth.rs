@@ -157,11 +157,11 @@ pub struct ActivityTruth {
     pub status: u8,
     /// When it began.
     pub at: Timestamp,
-    /// Who made it.
+    /// Which caller made it.
     pub origin: Origin,
 }
 
-/// Who made an activity.
+/// Which caller made an activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {

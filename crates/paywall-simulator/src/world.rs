@@ -248,7 +248,7 @@ mod testing {
     pub(super) const M: &str = "default";
     pub(super) const TODAY: civil::Date = civil::Date::constant(2026, 3, 1);
 
-    /// Noon in Istanbul, and so many seconds.
+    /// Noon in Istanbul, and this many seconds.
     pub(super) fn noon(seconds: u64) -> Timestamp {
         after_ms("2026-03-01T09:00:00Z".parse().unwrap(), seconds * 1_000)
     }

@@ -350,7 +350,7 @@ mod tests {
         }
     }
 
-    /// A payment that was called once, so many milliseconds after the outcome was decided.
+    /// A payment that was called once, this many milliseconds after the outcome was decided.
     fn truth(state: PaymentState, effects: Effects, called_after_ms: i64) -> PaymentTruth {
         let at = DECIDED.parse::<Timestamp>().unwrap() + SignedDuration::from_millis(called_after_ms);
         let call = CallRecord {

@@ -1,4 +1,4 @@
-//! What the demo stages, as data: who wants what cancelled, what goes wrong, what must be told in the end, and what
+//! What the demo stages, as data: what is to be cancelled, what goes wrong, what must be told in the end, and what
 //! must then be true at the gateway. Whoever plays it knows no special cases.
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ pub(super) fn outcomes(report: &Report) -> Table {
     }
 }
 
-/// From so many characters on a row needs but one line, or nearly so.
+/// From this many characters on a row needs but one line, or nearly so.
 const WIDE_MIN: u16 = 140;
 
 /// A column for everything.

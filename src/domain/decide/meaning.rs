@@ -76,7 +76,7 @@ fn async_cancel(history: &History, shown: Shown) -> Meaning {
         },
         Shown::InProgress | Shown::ReceivedByDevice => Meaning::InProgress,
         Shown::CancelFailed => Meaning::Rejected(RejectedReason::CancelFailed),
-        // It never reached the device, whoever ordered it.
+        // It never reached the device, whichever copy ordered it.
         Shown::NotDelivered => match history.why {
             Some(Why::RefusedByState(reason)) => Meaning::Rejected(reason),
             Some(Why::NotConfigured) | None => Meaning::NotDone,

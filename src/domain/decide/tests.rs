@@ -662,7 +662,7 @@ mod a_look {
 mod the_same_day_rule {
     use super::*;
 
-    /// A transaction's evidence of not done, asked and answered so many seconds after its day.
+    /// A transaction's evidence of not done, asked and answered this many seconds after its day.
     fn check(history: &History, shown: Shown, after_midnight: i64, expected: &str) {
         let policy = same_day_policy();
         let now = at(MIDNIGHT + after_midnight);

@@ -106,7 +106,7 @@ impl<'a> Fields<'a> {
         Ok(object.flatten())
     }
 
-    /// A list of objects, so many at most.
+    /// A list of objects, this many at most.
     pub(super) fn objects(&self, name: &str, len_max: usize) -> Field<Vec<Fields<'a>>> {
         self.value(name, |raw| {
             let mut json = serde_json::Deserializer::from_str(raw);

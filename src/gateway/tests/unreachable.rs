@@ -134,7 +134,7 @@ async fn a_port_where_nobody_listens_is_told_as_refused() {
 
 #[tokio::test]
 async fn a_host_that_does_not_take_the_connection_is_told_as_a_connect_timeout() {
-    // A listener whose backlog is full: the system answers no more of those who knock.
+    // A listener whose backlog is full: the system answers no more connections.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(0).unwrap();

@@ -17,8 +17,8 @@ use crate::domain::reply::Amount;
 use crate::wire::envelope::{Address, HeaderValue, Message, Occasion};
 use crate::wire::history;
 
-/// The id of an event: derived from intent and outcome, so that whoever announces the same thing again,
-/// announces the same id. Replays of a dead letter count only where a later end may differ.
+/// The id of an event: derived from intent and outcome, so that the same thing, announced again by any worker,
+/// has the same id. Replays of a dead letter count only where a later end may differ.
 pub fn event_id(intent: IntentId, status: StatusName, item: Option<&Code>, replays: u32) -> Uuid {
     let replayed = match status {
         StatusName::GivenUp | StatusName::Unresolved if replays > 0 => format!("#{replays}"),
