@@ -65,7 +65,7 @@ fuzz: rust ## Feed what reads strangers' bytes with odd ones, FUZZ_SECONDS=60 fo
 FUZZ_TARGETS := screen
 FUZZ_SECONDS ?= 60
 
-chaos: rust ## Break workers, network, broker and gateway under load, and balance the books; CHAOS_ONLY=name runs one scenario
+chaos: rust ## Break workers, network, broker and gateway under load, and audit every outcome; CHAOS_ONLY=name runs one scenario
 	cargo test --quiet $(CARGO_FLAGS) --test chaos
 
 chaos-full: rust ## The same with thousands of intents in each scenario; CHAOS_SEED=number gives other payments and moments

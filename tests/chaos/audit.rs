@@ -1,4 +1,4 @@
-//! The books of a scenario: what was asked, what was told, what is left, and what is true, held against each other.
+//! The audit of a scenario: what was asked, what was told, what is left, and what is true, held against each other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::ledger::Event;
-use super::load::{Wish, endpoint_of};
+use super::load::{Cancellation, endpoint_of};
 use super::stage::Stage;
 
 /// What a scenario's faults may leave undecided, beyond provisions: no query proves that one is cancelled, so a refusal
@@ -25,7 +25,7 @@ pub(crate) enum Leave {
 
 /// The balance of one scenario. Every count but the first and the last three must be 0.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Books {
+pub(crate) struct Audit {
     pub(crate) name: &'static str,
     pub(crate) intents: usize,
     /// Confirmed, and in no queue, no dead letter and no outcome.
@@ -49,10 +49,10 @@ pub(crate) struct Books {
     pub(crate) complaints: Vec<String>,
 }
 
-impl Books {
+impl Audit {
     /// Whether everything is as it was promised.
     pub(crate) fn balance(&self) -> bool {
-        let Books {
+        let Audit {
             lost, contradictions, false_outcomes, doubled_effects, calls_after_effect, stuck, ..
         } = self;
         [lost, contradictions, false_outcomes, doubled_effects, calls_after_effect, stuck]
@@ -61,8 +61,8 @@ impl Books {
     }
 }
 
-/// Balances the books of a scenario whose workers have stopped.
-pub(crate) async fn balance(stage: &Stage, wishes: &[Wish], leave: Leave) -> Result<Books> {
+/// Balances the audit of a scenario whose workers have stopped.
+pub(crate) async fn balance(stage: &Stage, cancellations: &[Cancellation], leave: Leave) -> Result<Audit> {
     let dead: HashSet<Uuid> = dead_letters(stage).await?;
     let on_the_way = on_the_way(stage).await?;
     let unrouted: Vec<Event> = stage
@@ -74,29 +74,29 @@ pub(crate) async fn balance(stage: &Stage, wishes: &[Wish], leave: Leave) -> Res
     // Whatever is still under way at the gateway ends now.
     stage.simulator.advance(std::time::Duration::from_secs(3_600));
 
-    let mut books = Books {
+    let mut audit = Audit {
         name: stage.name,
-        intents: wishes.len(),
+        intents: cancellations.len(),
         recovery_p99_ms: p99(&stage.recoveries),
         seconds: stage.elapsed().as_secs_f64(),
-        ..Books::default()
+        ..Audit::default()
     };
     let heard: Vec<Vec<Event>> = stage
         .ledgers
         .iter()
         .map(|ledger| ledger.events().into_iter().chain(unrouted.iter().cloned()).collect())
         .collect();
-    books.events = heard.first().map(Vec::len).unwrap_or_default();
+    audit.events = heard.first().map(Vec::len).unwrap_or_default();
     let by_subject: Vec<HashMap<&str, Vec<&Event>>> = heard.iter().map(|events| sorted(events)).collect();
-    let known: HashSet<Uuid> = wishes.iter().map(|wish| wish.id).collect();
+    let known: HashSet<Uuid> = cancellations.iter().map(|cancellation| cancellation.id).collect();
     for stranger in heard.iter().flatten().filter(|event| !known.contains(&event.intent)) {
-        books.contradictions += 1;
-        books.complaints.push(format!("an event of an intent that nobody published: {stranger:?}"));
+        audit.contradictions += 1;
+        audit.complaints.push(format!("an event of an intent that nobody published: {stranger:?}"));
     }
-    for wish in wishes {
-        let whole = wish.id.to_string();
+    for cancellation in cancellations {
+        let whole = cancellation.id.to_string();
         let mut subjects: BTreeSet<&str> =
-            wish.payments.iter().map(|payment| payment.subject.as_str()).collect();
+            cancellation.payments.iter().map(|payment| payment.subject.as_str()).collect();
         subjects.insert(&whole);
         for (number, by_subject) in by_subject.iter().enumerate() {
             let open: Vec<&str> = subjects
@@ -104,18 +104,23 @@ pub(crate) async fn balance(stage: &Stage, wishes: &[Wish], leave: Leave) -> Res
                 .copied()
                 .filter(|subject| !by_subject.get(subject).into_iter().flatten().any(|event| event.is_end()))
                 .collect();
-            if !open.is_empty() && on_the_way.contains_key(&wish.id) {
-                books.stuck += 1;
-                books.complain(stage, wish, &format!("is stuck in {:?}", on_the_way[&wish.id]), by_subject);
-            } else if !open.is_empty() && wish.confirmed {
-                books.lost += 1;
-                let told = format!("is lost: ledger {number} has heard no end of {open:?}");
-                books.complain(stage, wish, &told, by_subject);
-            } else if let Some(copies) = on_the_way.get(&wish.id) {
-                books.stuck += 1;
-                books.complain(
+            if !open.is_empty() && on_the_way.contains_key(&cancellation.id) {
+                audit.stuck += 1;
+                audit.complain(
                     stage,
-                    wish,
+                    cancellation,
+                    &format!("is stuck in {:?}", on_the_way[&cancellation.id]),
+                    by_subject,
+                );
+            } else if !open.is_empty() && cancellation.confirmed {
+                audit.lost += 1;
+                let told = format!("is lost: ledger {number} has heard no end of {open:?}");
+                audit.complain(stage, cancellation, &told, by_subject);
+            } else if let Some(copies) = on_the_way.get(&cancellation.id) {
+                audit.stuck += 1;
+                audit.complain(
+                    stage,
+                    cancellation,
                     &format!("has ended, and a copy is stuck in {copies:?}"),
                     by_subject,
                 );
@@ -124,9 +129,9 @@ pub(crate) async fn balance(stage: &Stage, wishes: &[Wish], leave: Leave) -> Res
         let Some(by_subject) = by_subject.first() else { continue };
         for subject in &subjects {
             let events = by_subject.get(subject).map(Vec::as_slice).unwrap_or_default();
-            for complaint in contradictions(wish, subject, events) {
-                books.contradictions += 1;
-                books.complain(stage, wish, &complaint, by_subject);
+            for complaint in contradictions(cancellation, subject, events) {
+                audit.contradictions += 1;
+                audit.complain(stage, cancellation, &complaint, by_subject);
             }
             let statuses: BTreeSet<&str> = events.iter().map(|event| event.status.as_str()).collect();
             let has_end = events.iter().any(|event| event.terminal);
@@ -134,71 +139,78 @@ pub(crate) async fn balance(stage: &Stage, wishes: &[Wish], leave: Leave) -> Res
                 if !statuses.contains(status) {
                     continue;
                 }
-                if *subject == whole && !dead.contains(&wish.id) {
-                    books.lost += 1;
-                    books.complain(
+                if *subject == whole && !dead.contains(&cancellation.id) {
+                    audit.lost += 1;
+                    audit.complain(
                         stage,
-                        wish,
+                        cancellation,
                         &format!("is told as {status}, and is no dead letter"),
                         by_subject,
                     );
                 }
-                if has_end || (wish.kind == Kind::BatchCancel && *subject == whole) {
+                if has_end || (cancellation.kind == Kind::BatchCancel && *subject == whole) {
                     continue;
                 }
                 match count {
-                    0 => books.given_up += 1,
-                    _ => books.unresolved += 1,
+                    0 => audit.given_up += 1,
+                    _ => audit.unresolved += 1,
                 }
-                if leave == Leave::Nothing && wish.kind != Kind::ApmProvisionCancel {
-                    books.stuck += 1;
-                    books.complain(
+                if leave == Leave::Nothing && cancellation.kind != Kind::ApmProvisionCancel {
+                    audit.stuck += 1;
+                    audit.complain(
                         stage,
-                        wish,
+                        cancellation,
                         &format!("ended as {status}, though all faults healed"),
                         by_subject,
                     );
                 }
             }
         }
-        for payment in &wish.payments {
+        for payment in &cancellation.payments {
             let Some(truth) = stage.simulator.truth_of(&payment.id) else { continue };
             let events = by_subject.get(payment.subject.as_str()).map(Vec::as_slice).unwrap_or_default();
-            for complaint in untruths(wish.kind, events, &truth) {
-                books.false_outcomes += 1;
-                books.complain(stage, wish, &complaint, by_subject);
+            for complaint in untruths(cancellation.kind, events, &truth) {
+                audit.false_outcomes += 1;
+                audit.complain(stage, cancellation, &complaint, by_subject);
             }
             let beyond = beyond_the_first(&truth);
             if beyond > 0 {
-                books.doubled_effects += beyond;
-                books.complain(stage, wish, &format!("had {:?}", truth.effects), by_subject);
+                audit.doubled_effects += beyond;
+                audit.complain(stage, cancellation, &format!("had {:?}", truth.effects), by_subject);
             }
-            let calls = calls_without_licence(wish, &truth, events);
+            let calls = calls_not_allowed(cancellation, &truth, events);
             if calls > 0 {
-                books.calls_after_effect += calls;
-                books.complain(
+                audit.calls_after_effect += calls;
+                audit.complain(
                     stage,
-                    wish,
+                    cancellation,
                     &format!("was called {calls} times after its effect was known"),
                     by_subject,
                 );
             }
         }
     }
-    Ok(books)
+    Ok(audit)
 }
 
-impl Books {
-    /// Notes what is wrong with a wish, with all that is known of it.
-    fn complain(&mut self, stage: &Stage, wish: &Wish, what: &str, heard: &HashMap<&str, Vec<&Event>>) {
+impl Audit {
+    /// Notes what is wrong with a cancellation, with all that is known of it.
+    fn complain(
+        &mut self,
+        stage: &Stage,
+        cancellation: &Cancellation,
+        what: &str,
+        heard: &HashMap<&str, Vec<&Event>>,
+    ) {
         const KEPT_MAX: usize = 12;
         const CALLS_SHOWN_MAX: usize = 24;
         if self.complaints.len() >= KEPT_MAX {
             return;
         }
-        let mut text = format!("{} {} ({} copies) {what}", wish.kind, wish.id, wish.copies);
-        let mut subjects = vec![wish.id.to_string()];
-        subjects.extend(wish.payments.iter().map(|payment| payment.subject.clone()));
+        let mut text =
+            format!("{} {} ({} copies) {what}", cancellation.kind, cancellation.id, cancellation.copies);
+        let mut subjects = vec![cancellation.id.to_string()];
+        subjects.extend(cancellation.payments.iter().map(|payment| payment.subject.clone()));
         subjects.dedup();
         for subject in subjects {
             for event in heard.get(subject.as_str()).into_iter().flatten() {
@@ -207,7 +219,7 @@ impl Books {
                 text.push_str(&format!("\n      told {at} {}{item}, heard {}", event.said(), event.heard_at));
             }
         }
-        for payment in &wish.payments {
+        for payment in &cancellation.payments {
             let Some(truth) = stage.simulator.truth_of(&payment.id) else { continue };
             text.push_str(&format!("\n      truth {:?} {:?}", truth.state, truth.effects));
             for event in &truth.events {
@@ -263,7 +275,7 @@ fn sorted(events: &[Event]) -> HashMap<&str, Vec<&Event>> {
 
 /// What was told of one subject, against itself and against the contract's §3: one terminal status, one id for one
 /// status, and the order system's own reference.
-fn contradictions(wish: &Wish, subject: &str, events: &[&Event]) -> Vec<String> {
+fn contradictions(cancellation: &Cancellation, subject: &str, events: &[&Event]) -> Vec<String> {
     let mut wrong = Vec::new();
     let ends: BTreeSet<&str> =
         events.iter().filter(|event| event.terminal).map(|event| event.status.as_str()).collect();
@@ -272,14 +284,14 @@ fn contradictions(wish: &Wish, subject: &str, events: &[&Event]) -> Vec<String> 
     }
     for event in events {
         let item = subject.split_once('/').map(|(_, code)| format!("/{code}")).unwrap_or_default();
-        let id = Uuid::new_v5(&wish.id, format!("{}{item}", event.status).as_bytes());
+        let id = Uuid::new_v5(&cancellation.id, format!("{}{item}", event.status).as_bytes());
         if event.id != id.to_string() {
             wrong.push(format!("{subject}: the id of {} is {} and not {id}", event.status, event.id));
         }
-        if event.kind != wish.kind.as_str() || event.intent != wish.id {
+        if event.kind != cancellation.kind.as_str() || event.intent != cancellation.id {
             wrong.push(format!("{subject} is told as {} {}", event.kind, event.intent));
         }
-        if event.order.as_deref() != Some(wish.order.as_str()) {
+        if event.order.as_deref() != Some(cancellation.order.as_str()) {
             wrong.push(format!("{subject} is told with another reference: {:?}", event.order));
         }
     }
@@ -347,37 +359,37 @@ fn beyond_the_first(truth: &PaymentTruth) -> usize {
 
 /// Calls after the effect that nothing allowed.
 ///
-/// Every call needs a licence. A copy of an intent is one, for its first call; a look that was answered, and that came
+/// Every call needs a allowance. A copy of an intent is one, for its first call; a look that was answered, and that came
 /// before the effect, is one for a call again; and a reply that says that surely nothing happened (busy, locked out)
-/// gives back the licence of its call. So a copy that looked before another copy's call, and calls after it, is allowed
-/// to: it cannot know. Whoever calls after the effect without a licence knew of the effect, or did not ask.
+/// gives back the allowance of its call. So a copy that looked before another copy's call, and calls after it, is allowed
+/// to: it cannot know. Whoever calls after the effect without a allowance knew of the effect, or did not ask.
 ///
 /// Provisions are left out where they were in doubt: the call itself asks, and is repeated by design.
-fn calls_without_licence(wish: &Wish, truth: &PaymentTruth, events: &[&Event]) -> usize {
-    let wanted: &[EffectKind] = match wish.kind {
+fn calls_not_allowed(cancellation: &Cancellation, truth: &PaymentTruth, events: &[&Event]) -> usize {
+    let wanted: &[EffectKind] = match cancellation.kind {
         Kind::AsyncCancel => &[EffectKind::CancelOrdered, EffectKind::Cancelled],
         Kind::SyncCancelRollback => &[EffectKind::RolledBack],
         Kind::TransactionCancel | Kind::ApmProvisionCancel | Kind::BatchCancel => &[EffectKind::Cancelled],
     };
     let effect = truth.events.iter().filter(|event| wanted.contains(&event.what)).map(|event| event.at).min();
     let Some(effect) = effect else { return 0 };
-    if wish.kind == Kind::ApmProvisionCancel {
-        return provision_calls_after_the_end(wish, truth, events);
+    if cancellation.kind == Kind::ApmProvisionCancel {
+        return provision_calls_after_the_end(cancellation, truth, events);
     }
-    let mut licences = wish.copies;
+    let mut allowances = cancellation.copies;
     let mut without = 0;
     for call in &truth.log {
         if call.endpoint.purpose() == Purpose::Inquiry {
             if is_answered(call) && call.at < effect {
-                licences += 1;
+                allowances += 1;
             }
-        } else if call.endpoint == endpoint_of(wish.kind) {
+        } else if call.endpoint == endpoint_of(cancellation.kind) {
             let surely_nothing = matches!(call.replied, Some(401 | 403 | 408 | 425 | 429 | 503));
             if surely_nothing {
                 continue;
             }
-            if licences > 0 {
-                licences -= 1;
+            if allowances > 0 {
+                allowances -= 1;
             } else if call.at > effect && call.effect.is_none() {
                 without += 1;
             }
@@ -387,8 +399,12 @@ fn calls_without_licence(wish: &Wish, truth: &PaymentTruth, events: &[&Event]) -
 }
 
 /// A provision is called again under doubt alone: never by the only copy of a letter whose end was heard.
-fn provision_calls_after_the_end(wish: &Wish, truth: &PaymentTruth, events: &[&Event]) -> usize {
-    if wish.copies > 1 || events.iter().filter(|event| event.terminal).count() > 1 {
+fn provision_calls_after_the_end(
+    cancellation: &Cancellation,
+    truth: &PaymentTruth,
+    events: &[&Event],
+) -> usize {
+    if cancellation.copies > 1 || events.iter().filter(|event| event.terminal).count() > 1 {
         return 0;
     }
     let Some(heard) = events.iter().find(|event| event.terminal).map(|event| event.heard_at) else {

@@ -28,7 +28,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// The pause before a ledger whose connection was lost connects again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// What the books need of an outcome event.
+/// What the audit need of an outcome event.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -153,7 +153,7 @@ impl Ledger {
         self.broker.visit(unbind).await
     }
 
-    /// Books what comes, over as many connections as it takes.
+    /// Audit what comes, over as many connections as it takes.
     pub(crate) fn book(&self) {
         let (broker, queue, heard) = (Arc::clone(&self.broker), self.queue.clone(), Arc::clone(&self.heard));
         let booking = tokio::spawn(async move {
@@ -168,7 +168,7 @@ impl Ledger {
         }
     }
 
-    /// Reads nothing more, until it books again.
+    /// Reads nothing more, until it audit again.
     pub(crate) fn pause(&self) {
         if let Some(booking) = locked(&self.booking).take() {
             booking.abort();
@@ -180,7 +180,7 @@ impl Ledger {
         locked(&self.heard.events).clone()
     }
 
-    /// Books events that were found elsewhere: somebody moved them here.
+    /// Audit events that were found elsewhere: somebody moved them here.
     pub(crate) fn move_here(&self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             self.heard.note(event);

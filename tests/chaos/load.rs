@@ -38,7 +38,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// An intent that was published, and the payments that it names.
 #[derive(Debug, Clone)]
-pub(crate) struct Wish {
+pub(crate) struct Cancellation {
     pub(crate) id: Uuid,
     pub(crate) kind: Kind,
     pub(crate) order: String,
@@ -50,7 +50,7 @@ pub(crate) struct Wish {
     pub(crate) confirmed: bool,
 }
 
-/// A payment of a wish: its id at the gateway, and the subject under which it is told.
+/// A payment of a cancellation: its id at the gateway, and the subject under which it is told.
 #[derive(Debug, Clone)]
 pub(crate) struct Payment {
     pub(crate) id: String,
@@ -73,8 +73,8 @@ pub(crate) enum Odd {
     Copies,
 }
 
-/// Faults of the gateway for one wish, drawn before it is published.
-pub(crate) type FaultsOf = fn(&mut StdRng, &Wish) -> Vec<Fault>;
+/// Faults of the gateway for one cancellation, drawn before it is published.
+pub(crate) type FaultsOf = fn(&mut StdRng, &Cancellation) -> Vec<Fault>;
 
 /// What is to be published.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ pub(crate) fn endpoint_of(kind: Kind) -> Endpoint {
 
 /// What goes on in the background until everything is published.
 pub(crate) struct Load {
-    wishes: Arc<Mutex<Vec<Wish>>>,
+    cancellations: Arc<Mutex<Vec<Cancellation>>>,
     published: watch::Receiver<usize>,
     held: watch::Sender<bool>,
     size: usize,
@@ -142,14 +142,14 @@ pub(crate) struct Desk {
 
 impl Load {
     /// Begins to publish.
-    pub(crate) fn begin(desk: Desk, plan: Plan, dice: StdRng) -> Load {
-        let wishes = Arc::<Mutex<Vec<Wish>>>::default();
+    pub(crate) fn begin(desk: Desk, plan: Plan, rng: StdRng) -> Load {
+        let cancellations = Arc::<Mutex<Vec<Cancellation>>>::default();
         let (count, published) = watch::channel(0);
         let size = plan.size;
         let held = watch::Sender::new(false);
         let publishing =
-            tokio::spawn(publish_all(desk, plan, dice, Arc::clone(&wishes), count, held.subscribe()));
-        Load { wishes, published, held, size, publishing: Some(publishing) }
+            tokio::spawn(publish_all(desk, plan, rng, Arc::clone(&cancellations), count, held.subscribe()));
+        Load { cancellations, published, held, size, publishing: Some(publishing) }
     }
 
     /// Publishes nothing more, until it goes on. What is being published is still published.
@@ -185,8 +185,8 @@ impl Load {
     }
 
     /// Everything that was published so far.
-    pub(crate) fn wishes(&self) -> Vec<Wish> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn cancellations(&self) -> Vec<Cancellation> {
+        self.cancellations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -201,14 +201,14 @@ impl Drop for Load {
 async fn publish_all(
     mut desk: Desk,
     plan: Plan,
-    mut dice: StdRng,
-    wishes: Arc<Mutex<Vec<Wish>>>,
+    mut rng: StdRng,
+    cancellations: Arc<Mutex<Vec<Cancellation>>>,
     count: watch::Sender<usize>,
     mut held: watch::Receiver<bool>,
 ) -> Result<()> {
     let began = Instant::now();
     let mut session = None;
-    let mut again: VecDeque<(usize, Vec<Wish>)> = VecDeque::new();
+    let mut again: VecDeque<(usize, Vec<Cancellation>)> = VecDeque::new();
     let mut number = 0;
     while number < plan.size {
         held.wait_for(|held| !held).await.context("the load is gone")?;
@@ -219,29 +219,29 @@ async fn publish_all(
         desk.ended.wait_for(room).await.context("the ledger is gone")?;
         let mut chunk = Vec::new();
         for _ in 0..CHUNK.min(plan.size - number) {
-            chunk.push(draw(&desk.simulator, &plan, number, &mut dice).await?);
+            chunk.push(draw(&desk.simulator, &plan, number, &mut rng).await?);
             number += 1;
         }
         let first = {
-            let mut all = wishes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = cancellations.lock().unwrap_or_else(PoisonError::into_inner);
             let first = all.len();
             all.extend(chunk.iter().cloned());
             first
         };
-        until_confirmed(&desk, &mut session, &chunk, &wishes, first).await;
+        until_confirmed(&desk, &mut session, &chunk, &cancellations, first).await;
         match plan.published {
             Published::Once => {}
             Published::Twice => again.push_back((first, chunk)),
         }
         // Some second copies come at once, some when much else has come between.
-        while again.len() > CHUNKS_BETWEEN_MAX || (!again.is_empty() && dice.random_bool(0.5)) {
+        while again.len() > CHUNKS_BETWEEN_MAX || (!again.is_empty() && rng.random_bool(0.5)) {
             let Some((first, chunk)) = again.pop_front() else { break };
-            until_confirmed(&desk, &mut session, &chunk, &wishes, first).await;
+            until_confirmed(&desk, &mut session, &chunk, &cancellations, first).await;
         }
         count.send_replace(number);
     }
     for (first, chunk) in again {
-        until_confirmed(&desk, &mut session, &chunk, &wishes, first).await;
+        until_confirmed(&desk, &mut session, &chunk, &cancellations, first).await;
     }
     if let Some(session) = session {
         session.close().await;
@@ -253,11 +253,11 @@ async fn publish_all(
 async fn until_confirmed(
     desk: &Desk,
     session: &mut Option<PublishSession>,
-    chunk: &[Wish],
-    wishes: &Mutex<Vec<Wish>>,
+    chunk: &[Cancellation],
+    cancellations: &Mutex<Vec<Cancellation>>,
     first: usize,
 ) {
-    while publish(desk, session, chunk, wishes, first).await.is_err() {
+    while publish(desk, session, chunk, cancellations, first).await.is_err() {
         *session = None;
         sleep(AGAIN_AFTER).await;
     }
@@ -266,8 +266,8 @@ async fn until_confirmed(
 async fn publish(
     desk: &Desk,
     session: &mut Option<PublishSession>,
-    chunk: &[Wish],
-    wishes: &Mutex<Vec<Wish>>,
+    chunk: &[Cancellation],
+    cancellations: &Mutex<Vec<Cancellation>>,
     first: usize,
 ) -> Result<()> {
     let session = match session {
@@ -278,44 +278,45 @@ async fn publish(
             session.insert(PublishSession::open(&broker, &desk.topology).await?)
         }
     };
-    let note = |note: fn(&mut Wish)| {
-        let mut all = wishes.lock().unwrap_or_else(PoisonError::into_inner);
+    let note = |note: fn(&mut Cancellation)| {
+        let mut all = cancellations.lock().unwrap_or_else(PoisonError::into_inner);
         all[first..first + chunk.len()].iter_mut().for_each(note);
     };
-    note(|wish| wish.copies += 1);
-    let mut messages = chunk.iter().map(|wish| Message {
+    note(|cancellation| cancellation.copies += 1);
+    let mut messages = chunk.iter().map(|cancellation| Message {
         address: Address::Intents,
-        routing_key: wish.kind.as_str().to_owned(),
+        routing_key: cancellation.kind.as_str().to_owned(),
         headers: Headers::new(),
         content_type: "application/json",
         message_id: None,
         occasion: None,
-        body: wish.body.clone(),
+        body: cancellation.body.clone(),
     });
     let messages = Messages::new(messages.next().context("an empty chunk")?, messages);
     match session.publisher().publish(messages).await {
-        Ok(()) => note(|wish| wish.confirmed = true),
+        Ok(()) => note(|cancellation| cancellation.confirmed = true),
         Err(error) => return Err(error.into()),
     }
-    if let (Odd::Copies, Some(wish)) = (desk.odd, chunk.first()) {
+    if let (Odd::Copies, Some(cancellation)) = (desk.odd, chunk.first()) {
         {
-            let mut all = wishes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = cancellations.lock().unwrap_or_else(PoisonError::into_inner);
             all[first].copies += 1;
         }
         // It may fail with its connection, and then it was no copy, or an unconfirmed one.
-        let _ = timeout(ODD_COPY_MAX, publish_oddly(desk, wish)).await;
+        let _ = timeout(ODD_COPY_MAX, publish_oddly(desk, cancellation)).await;
     }
     Ok(())
 }
 
-/// One more copy of a wish as an odd order system publishes it: with copies of its own to another kind's lane, and headers
+/// One more copy of a cancellation as an odd order system publishes it: with copies of its own to another kind's lane, and headers
 /// nested too deep.
-async fn publish_oddly(desk: &Desk, wish: &Wish) -> Result<()> {
+async fn publish_oddly(desk: &Desk, cancellation: &Cancellation) -> Result<()> {
     let url = desk.broker.urls().into_iter().next().context("a broker has an address")?;
     let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await?;
-    let elsewhere = Kind::ALL.into_iter().find(|kind| *kind != wish.kind).context("there are five")?;
+    let elsewhere =
+        Kind::ALL.into_iter().find(|kind| *kind != cancellation.kind).context("there are five")?;
     let copy = AMQPValue::LongString(elsewhere.as_str().into());
     let deep = (0..20).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
     let mut headers = FieldTable::default();
@@ -323,20 +324,20 @@ async fn publish_oddly(desk: &Desk, wish: &Wish) -> Result<()> {
     headers.insert("deep".into(), deep);
     let properties = lapin::BasicProperties::default().with_delivery_mode(2).with_headers(headers);
     let exchange = desk.topology.exchange_of(&Address::Intents);
-    let (exchange, key) = (exchange.as_str().into(), wish.kind.as_str().into());
+    let (exchange, key) = (exchange.as_str().into(), cancellation.kind.as_str().into());
     let options = lapin::options::BasicPublishOptions::default();
-    channel.basic_publish(exchange, key, options, &wish.body, properties).await?.await?;
+    channel.basic_publish(exchange, key, options, &cancellation.body, properties).await?.await?;
     connection.close(200, "published".into()).await?;
     Ok(())
 }
 
-/// The next wish: what it is about is put into the gateway, and what goes wrong with it is planned.
-async fn draw(simulator: &Handle, plan: &Plan, number: usize, dice: &mut StdRng) -> Result<Wish> {
-    let kind = *plan.kinds.choose(dice).context("no kinds")?;
-    let merchant = *plan.merchants.choose(dice).context("no merchants")?;
-    let id = uuid(dice);
+/// The next cancellation: what it is about is put into the gateway, and what goes wrong with it is planned.
+async fn draw(simulator: &Handle, plan: &Plan, number: usize, rng: &mut StdRng) -> Result<Cancellation> {
+    let kind = *plan.kinds.choose(rng).context("no kinds")?;
+    let merchant = *plan.merchants.choose(rng).context("no merchants")?;
+    let id = uuid(rng);
     let mut identities = Vec::new();
-    for seed in seeds(kind, merchant, dice) {
+    for seed in seeds(kind, merchant, rng) {
         identities.push(simulator.seed(seed)?);
     }
     let order = format!("O-{number}");
@@ -359,15 +360,15 @@ async fn draw(simulator: &Handle, plan: &Plan, number: usize, dice: &mut StdRng)
         })
         .collect();
     let body = Bytes::from(serde_json::to_vec(&intent)?);
-    let wish = Wish { id, kind, order, body, payments, copies: 0, confirmed: false };
-    for fault in (plan.faults)(dice, &wish) {
+    let cancellation = Cancellation { id, kind, order, body, payments, copies: 0, confirmed: false };
+    for fault in (plan.faults)(rng, &cancellation) {
         simulator.plan(fault).await?;
     }
-    Ok(wish)
+    Ok(cancellation)
 }
 
-fn uuid(dice: &mut StdRng) -> Uuid {
-    uuid::Builder::from_random_bytes(dice.random()).into_uuid()
+fn uuid(rng: &mut StdRng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.random()).into_uuid()
 }
 
 fn payment(kind: Kind, identities: &[Identity]) -> Value {
@@ -388,13 +389,13 @@ fn payment(kind: Kind, identities: &[Identity]) -> Value {
     }
 }
 
-/// What the payments of a wish are, and what a cancel of them becomes. Two of three are as simple as can be.
+/// What the payments of a cancellation are, and what a cancel of them becomes. Two of three are as simple as can be.
 ///
 /// Left out is what two copies of a letter, which every crash may make, cannot tell truly by design: an order that is
 /// withdrawn, and one that never reaches its device (`tests/truth/matrix.rs`, `is_fair`).
-fn seeds(kind: Kind, merchant: &str, dice: &mut StdRng) -> Vec<Seed> {
-    let simple = dice.random_bool(0.66);
-    let mut pick = |len: usize| if simple { 0 } else { dice.random_range(0..len) };
+fn seeds(kind: Kind, merchant: &str, rng: &mut StdRng) -> Vec<Seed> {
+    let simple = rng.random_bool(0.66);
+    let mut pick = |len: usize| if simple { 0 } else { rng.random_range(0..len) };
     let later = |end| vec![PlannedStep { after_ms: 700, status: end }];
     let chosen: Vec<Seed> = match kind {
         Kind::AsyncCancel => {
@@ -445,13 +446,13 @@ fn seeds(kind: Kind, merchant: &str, dice: &mut StdRng) -> Vec<Seed> {
             items
         }
     };
-    chosen.into_iter().map(|seed| named(seed, merchant, dice)).collect()
+    chosen.into_iter().map(|seed| named(seed, merchant, rng)).collect()
 }
 
 /// The same payment, of this merchant and with identifiers from the seed.
-fn named(seed: Seed, merchant: &str, dice: &mut StdRng) -> Seed {
+fn named(seed: Seed, merchant: &str, rng: &mut StdRng) -> Seed {
     let merchant = merchant.to_owned();
-    let id = uuid(dice);
+    let id = uuid(rng);
     let code = Some(format!("m-{}", id.simple()));
     match seed {
         Seed::Physical(seed) => {

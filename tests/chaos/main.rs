@@ -1,12 +1,12 @@
 //! The fault campaign: real workers, a real RabbitMQ, a network of ours between them, and a gateway that knows the truth.
-//! Whatever goes wrong, afterwards the books must balance.
+//! Whatever goes wrong, afterwards the audit must balance.
 //!
 //!     cargo test --test chaos -- [--full] [--list] [--size N] [--at-once N] [SCENARIO…]
 //!
 //! `make chaos` is the short form, `make chaos-full` the long one. `CHAOS_SEED` names the seed: payments, faults and
 //! their moments follow from it and from the scenario's name. `CHAOS_ONLY=name` runs one scenario.
 
-mod books;
+mod audit;
 mod broker;
 mod ledger;
 mod load;
@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use books::Books;
+use audit::Audit;
 use broker::{Broker, Way};
 use scenarios::{Needs, Scenario};
 use stage::Play;
@@ -58,7 +58,7 @@ struct Wanted {
     seed: u64,
     scenarios: Vec<Scenario>,
     list: bool,
-    /// Whether the books themselves are put to the proof.
+    /// Whether the audit themselves are put to the proof.
     prove: bool,
 }
 
@@ -142,7 +142,7 @@ fn wanted(arguments: impl Iterator<Item = String>) -> Result<Wanted> {
 /// What all scenarios have left so far.
 #[derive(Default)]
 struct Results {
-    books: Mutex<Vec<Books>>,
+    audit: Mutex<Vec<Audit>>,
     failed: Mutex<Vec<String>>,
 }
 
@@ -163,10 +163,10 @@ async fn campaign(wanted: Wanted) -> ExitCode {
         eprintln!("chaos: {error:#}");
         return ExitCode::FAILURE;
     }
-    let mut books = locked(&results.books).clone();
+    let mut audit = locked(&results.audit).clone();
     let order = |name: &str| wanted.scenarios.iter().position(|one| one.name == name);
-    books.sort_by_key(|one| order(one.name));
-    for one in books.iter().filter(|one| !one.complaints.is_empty()) {
+    audit.sort_by_key(|one| order(one.name));
+    for one in audit.iter().filter(|one| !one.complaints.is_empty()) {
         eprintln!("\n{}:", one.name);
         for complaint in &one.complaints {
             eprintln!("  {complaint}");
@@ -176,18 +176,18 @@ async fn campaign(wanted: Wanted) -> ExitCode {
     for failure in &failed {
         eprintln!("\n{failure}");
     }
-    println!("{}", table::table(&books));
+    println!("{}", table::table(&audit));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/chaos.json");
-    if let Err(error) = table::write(&path, wanted.seed, &books) {
+    if let Err(error) = table::write(&path, wanted.seed, &audit) {
         eprintln!("chaos: {error:#}");
         return ExitCode::FAILURE;
     }
     println!("seed {}, {:.0} s, written to target/chaos.json", wanted.seed, began.elapsed().as_secs_f64());
-    let balanced = books.iter().all(Books::balance);
+    let balanced = audit.iter().all(Audit::balance);
     if balanced && failed.is_empty() {
         ExitCode::SUCCESS
     } else {
-        println!("the books do NOT balance; CHAOS_SEED={} CHAOS_ONLY=<scenario> runs one again", wanted.seed);
+        println!("the audit do NOT balance; CHAOS_SEED={} CHAOS_ONLY=<scenario> runs one again", wanted.seed);
         ExitCode::FAILURE
     }
 }
@@ -227,7 +227,7 @@ async fn run(wanted: &Wanted, brokers: Arc<Mutex<Vec<Arc<Broker>>>>, results: Ar
             let mut lines = JoinSet::new();
             if is_first && prove {
                 let (broker, results) = (Arc::clone(&broker), Arc::clone(&results));
-                lines.spawn(async move { prove_the_books(&broker, seed, &results).await });
+                lines.spawn(async move { prove_the_audit(&broker, seed, &results).await });
             }
             for _ in 0..at_once {
                 let (broker, waiting, results) =
@@ -251,14 +251,13 @@ async fn run(wanted: &Wanted, brokers: Arc<Mutex<Vec<Arc<Broker>>>>, results: Ar
     Ok(())
 }
 
-async fn prove_the_books(broker: &Arc<Broker>, seed: u64, results: &Results) {
-    const NAME: &str = "the_books_notice";
+async fn prove_the_audit(broker: &Arc<Broker>, seed: u64, results: &Results) {
+    const NAME: &str = "the_audit_notices";
     const SIZE: usize = 60;
-    let play =
-        Play { name: NAME, broker: Arc::clone(broker), dice: dice(seed, NAME), size: SIZE, strikes: 0 };
-    match proof::the_books_notice(play).await {
+    let play = Play { name: NAME, broker: Arc::clone(broker), rng: rng(seed, NAME), size: SIZE, strikes: 0 };
+    match proof::the_audit_notices(play).await {
         Ok(()) => {
-            println!("chaos: the books notice what is lost, stuck, untrue, contradicting, or called again")
+            println!("chaos: the audit notice what is lost, stuck, untrue, contradicting, or called again")
         }
         Err(error) => {
             println!("chaos: {NAME} FAILED: {error:#}");
@@ -280,7 +279,7 @@ async fn play(scenario: Scenario, broker: &Arc<Broker>, form: Form, seed: u64, r
     let play = Play {
         name: scenario.name,
         broker: Arc::clone(broker),
-        dice: dice(seed, scenario.name),
+        rng: rng(seed, scenario.name),
         size: form.size,
         strikes: form.strikes,
     };
@@ -292,10 +291,10 @@ async fn play(scenario: Scenario, broker: &Arc<Broker>, form: Form, seed: u64, r
         Err(_) => Err(anyhow::anyhow!("it does not end within {SCENARIO_MAX:?}")),
     };
     match told {
-        Ok(books) => {
-            let verdict = if books.balance() { "balances" } else { "DOES NOT BALANCE" };
-            println!("chaos: {} {verdict}: {} intents in {:.0} s", books.name, books.intents, books.seconds);
-            locked(&results.books).push(books);
+        Ok(audit) => {
+            let verdict = if audit.balance() { "balances" } else { "DOES NOT BALANCE" };
+            println!("chaos: {} {verdict}: {} intents in {:.0} s", audit.name, audit.intents, audit.seconds);
+            locked(&results.audit).push(audit);
         }
         Err(error) => {
             println!("chaos: {} FAILED: {error:#}", scenario.name);
@@ -305,7 +304,7 @@ async fn play(scenario: Scenario, broker: &Arc<Broker>, form: Form, seed: u64, r
 }
 
 /// From the seed and the name alone, so that one scenario can be run again by itself.
-fn dice(seed: u64, name: &str) -> StdRng {
+fn rng(seed: u64, name: &str) -> StdRng {
     // FNV-1a, which does not change from one version of Rust to the next.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

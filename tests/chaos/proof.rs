@@ -1,4 +1,4 @@
-//! The books notice: where something is wrong, they do not balance. A healthy run is tampered with in every way that
+//! The audit notice: where something is wrong, they do not balance. A healthy run is tampered with in every way that
 //! they must see, and exactly that must be counted.
 
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use paywall_simulator::PaymentState;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::books::{self, Books, Leave};
+use super::audit::{self, Audit, Leave};
 use super::ledger::Event;
-use super::load::{Odd, Wish};
+use super::load::{Cancellation, Odd};
 use super::stage::{Play, Setting, Stage};
 
 /// Tampers with the traces of a healthy run, one thing after the other.
-pub(crate) async fn the_books_notice(play: Play) -> Result<()> {
+pub(crate) async fn the_audit_notices(play: Play) -> Result<()> {
     let mut stage = Stage::set(play, Setting::default()).await?;
     let worker = stage.worker().await?;
     let mut plan = stage.plan();
@@ -27,29 +27,29 @@ pub(crate) async fn the_books_notice(play: Play) -> Result<()> {
     plan.odd = Odd::Nothing;
     let mut load = stage.load(plan);
     stage.wind_up(&mut load, vec![worker]).await?;
-    let mut wishes = load.wishes();
-    let healthy = books::balance(&stage, &wishes, Leave::Nothing).await?;
+    let mut cancellations = load.cancellations();
+    let healthy = audit::balance(&stage, &cancellations, Leave::Nothing).await?;
     ensure!(healthy.balance(), "a healthy run does not balance: {:#?}", healthy.complaints);
 
-    let cancelled = find(&stage, &wishes, Kind::TransactionCancel, PaymentState::Cancelled)?;
+    let cancelled = find(&stage, &cancellations, Kind::TransactionCancel, PaymentState::Cancelled)?;
 
     // An intent that nobody has heard of again.
-    let forgotten = Wish { id: Uuid::from_u128(1), confirmed: true, ..cancelled.clone() };
-    wishes.push(forgotten.clone());
-    notices(&stage, &wishes, "lost", |books| books.lost == 1).await?;
+    let forgotten = Cancellation { id: Uuid::from_u128(1), confirmed: true, ..cancelled.clone() };
+    cancellations.push(forgotten.clone());
+    notices(&stage, &cancellations, "lost", |audit| audit.lost == 1).await?;
     // The same, lying in a queue.
     publish(&stage, &forgotten).await?;
-    notices(&stage, &wishes, "stuck", |books| (books.stuck, books.lost) == (1, 0)).await?;
-    wishes.pop();
+    notices(&stage, &cancellations, "stuck", |audit| (audit.stuck, audit.lost) == (1, 0)).await?;
+    cancellations.pop();
 
     // The gateway is called for a payment that is cancelled already.
     call_again(&stage, &cancelled).await?;
-    notices(&stage, &wishes, "a call after the effect", |books| books.calls_after_effect == 1).await?;
+    notices(&stage, &cancellations, "a call after the effect", |audit| audit.calls_after_effect == 1).await?;
 
     // Another end for what has one, which is untrue, too.
     stage.ledgers[0].move_here([forged(&cancelled, "rejected", Some("already_refunded"))]);
-    notices(&stage, &wishes, "an untrue end, and another one", |books| {
-        books.contradictions > 0 && books.false_outcomes > 0
+    notices(&stage, &cancellations, "an untrue end, and another one", |audit| {
+        audit.contradictions > 0 && audit.false_outcomes > 0
     })
     .await?;
     // A second effect cannot be brought about: the simulator refuses it, as the gateway does.
@@ -58,29 +58,34 @@ pub(crate) async fn the_books_notice(play: Play) -> Result<()> {
 
 async fn notices(
     stage: &Stage,
-    wishes: &[Wish],
+    cancellations: &[Cancellation],
     what: &str,
-    is_noticed: impl Fn(&Books) -> bool,
+    is_noticed: impl Fn(&Audit) -> bool,
 ) -> Result<()> {
-    let books = books::balance(stage, wishes, Leave::Nothing).await?;
-    ensure!(!books.balance() && is_noticed(&books), "the books do not notice {what}: {books:#?}");
+    let audit = audit::balance(stage, cancellations, Leave::Nothing).await?;
+    ensure!(!audit.balance() && is_noticed(&audit), "the audit do not notice {what}: {audit:#?}");
     Ok(())
 }
 
-fn find(stage: &Stage, wishes: &[Wish], kind: Kind, state: PaymentState) -> Result<Wish> {
-    let is = |wish: &&Wish| {
-        wish.kind == kind
+fn find(
+    stage: &Stage,
+    cancellations: &[Cancellation],
+    kind: Kind,
+    state: PaymentState,
+) -> Result<Cancellation> {
+    let is = |cancellation: &&Cancellation| {
+        cancellation.kind == kind
             && stage
                 .simulator
-                .truth_of(&wish.payments[0].id)
+                .truth_of(&cancellation.payments[0].id)
                 .is_some_and(|truth| truth.state == state && truth.effects.cancels == 1)
     };
-    wishes.iter().find(is).cloned().context("no such payment; another seed has one")
+    cancellations.iter().find(is).cloned().context("no such payment; another seed has one")
 }
 
-async fn publish(stage: &Stage, wish: &Wish) -> Result<()> {
-    let body = serde_json::to_vec(&json!({ "intentId": wish.id }))?;
-    let lane = format!("{}.intents.{}", stage.topology.prefix(), wish.kind);
+async fn publish(stage: &Stage, cancellation: &Cancellation) -> Result<()> {
+    let body = serde_json::to_vec(&json!({ "intentId": cancellation.id }))?;
+    let lane = format!("{}.intents.{}", stage.topology.prefix(), cancellation.kind);
     let visit = |connection: Arc<Connection>| async move {
         let channel = connection.create_channel().await?;
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
@@ -91,8 +96,8 @@ async fn publish(stage: &Stage, wish: &Wish) -> Result<()> {
     stage.broker.visit(visit).await
 }
 
-async fn call_again(stage: &Stage, wish: &Wish) -> Result<()> {
-    let intent: Value = serde_json::from_slice(&wish.body)?;
+async fn call_again(stage: &Stage, cancellation: &Cancellation) -> Result<()> {
+    let intent: Value = serde_json::from_slice(&cancellation.body)?;
     let payment = &intent["payment"];
     let url = format!("{}/api/paywall/private/cancel/by/uniqueCode", stage.simulator.urls().private);
     let body = json!({ "UniqueCode": payment["uniqueCode"], "Date": payment["date"] });
@@ -108,17 +113,17 @@ async fn call_again(stage: &Stage, wish: &Wish) -> Result<()> {
     Ok(())
 }
 
-fn forged(wish: &Wish, status: &str, reason: Option<&str>) -> Event {
+fn forged(cancellation: &Cancellation, status: &str, reason: Option<&str>) -> Event {
     Event {
-        id: Uuid::new_v5(&wish.id, status.as_bytes()).to_string(),
-        subject: wish.id.to_string(),
-        intent: wish.id,
+        id: Uuid::new_v5(&cancellation.id, status.as_bytes()).to_string(),
+        subject: cancellation.id.to_string(),
+        intent: cancellation.id,
         of_item: false,
-        kind: wish.kind.as_str().to_owned(),
+        kind: cancellation.kind.as_str().to_owned(),
         status: status.to_owned(),
         reason: reason.map(str::to_owned),
         terminal: true,
-        order: Some(wish.order.clone()),
+        order: Some(cancellation.order.clone()),
         decided_at: None,
         heard_at: cancel_worker::clock::Clock::system().now(),
     }

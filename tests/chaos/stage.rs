@@ -21,7 +21,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep};
 
-use super::books::{self, Books};
+use super::audit::{self, Audit};
 use super::broker::{Broker, Owned};
 use super::ledger::{Event, Ledger};
 use super::load::{ALL_KINDS, Desk, Load, Odd, Plan, Published};
@@ -67,7 +67,7 @@ pub(crate) struct Play {
     pub(crate) name: &'static str,
     pub(crate) broker: Arc<Broker>,
     /// From the seed of the campaign and the name of the scenario, and from nothing else.
-    pub(crate) dice: StdRng,
+    pub(crate) rng: StdRng,
     /// How many intents.
     pub(crate) size: usize,
     /// How often a fault that can be repeated strikes.
@@ -78,7 +78,7 @@ impl Play {
     /// So many parts of the load, in order and spread over it: when a fault strikes.
     pub(crate) fn points(&mut self, count: usize) -> Vec<f64> {
         let step = 0.85 / count as f64;
-        (0..count).map(|turn| 0.05 + step * (turn as f64 + self.dice.random::<f64>())).collect()
+        (0..count).map(|turn| 0.05 + step * (turn as f64 + self.rng.random::<f64>())).collect()
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Stage {
     pub(crate) simulator: Simulator,
     pub(crate) ledgers: Vec<Ledger>,
     pub(crate) topology: Topology,
-    pub(crate) dice: StdRng,
+    pub(crate) rng: StdRng,
     /// From a fault's end to the first sign of life, each.
     pub(crate) recoveries: Vec<Duration>,
     size: usize,
@@ -133,7 +133,7 @@ impl Stage {
     pub(crate) async fn set(mut play: Play, setting: Setting) -> Result<Stage> {
         let Setting { tuning, environment, rules, ledgers } = setting;
         let merchants = MERCHANTS.iter().map(|name| Merchant::demo(*name)).collect();
-        let seed = play.dice.random();
+        let seed = play.rng.random();
         let simulator = Simulator::start(SimulatorConfig {
             merchants,
             rules,
@@ -170,7 +170,7 @@ impl Stage {
             simulator,
             ledgers: bound,
             topology,
-            dice: play.dice,
+            rng: play.rng,
             recoveries: Vec::new(),
             size: play.size,
             toml,
@@ -227,8 +227,8 @@ impl Stage {
             odd: plan.odd,
             ended: self.ledgers[0].ended(),
         };
-        let dice = StdRng::seed_from_u64(self.dice.random());
-        Load::begin(desk, plan, dice)
+        let rng = StdRng::seed_from_u64(self.rng.random());
+        Load::begin(desk, plan, rng)
     }
 
     /// Starts a worker.
@@ -288,15 +288,15 @@ impl Stage {
     }
 
     /// Once everything is published, does this again and again, like a person who looks after a queue, until every intent
-    /// has ended at every ledger, and once more then. If that does not come, the books say what is missing.
+    /// has ended at every ledger, and once more then. If that does not come, the audit say what is missing.
     pub(crate) async fn until_ended<F>(&self, load: &mut Load, again: impl Fn() -> F) -> Result<()>
     where
         F: Future<Output = Result<()>>,
     {
         load.finished().await?;
-        let (began, wishes_len) = (Instant::now(), load.wishes().len());
+        let (began, cancellations_len) = (Instant::now(), load.cancellations().len());
         while began.elapsed() < PATIENCE {
-            let have_ended = self.ledgers.iter().all(|ledger| *ledger.ended().borrow() >= wishes_len);
+            let have_ended = self.ledgers.iter().all(|ledger| *ledger.ended().borrow() >= cancellations_len);
             again().await?;
             if have_ended {
                 break;
@@ -307,17 +307,17 @@ impl Stage {
     }
 
     /// The end of a scenario: nothing is wrong any more. Waits until everything has ended, stops the workers, and
-    /// balances the books.
+    /// balances the audit.
     pub(crate) async fn close(
         self,
         mut load: Load,
         workers: Vec<Worker>,
-        leave: books::Leave,
-    ) -> Result<Books> {
+        leave: audit::Leave,
+    ) -> Result<Audit> {
         self.wind_up(&mut load, workers).await?;
-        let books = books::balance(&self, &load.wishes(), leave).await;
+        let audit = audit::balance(&self, &load.cancellations(), leave).await;
         self.strike().await?;
-        books
+        audit
     }
 
     /// Waits until everything has ended and nothing is on its way, and stops the workers. Whatever is still there after
@@ -356,11 +356,11 @@ impl Stage {
 
     /// Waits until every intent has ended at every ledger and nothing is on its way. False: patience ended first.
     async fn quiet(&self, load: &Load, began: Instant) -> Result<bool> {
-        let wishes = load.wishes();
+        let cancellations = load.cancellations();
         for ledger in &self.ledgers {
             let mut ended = ledger.ended();
             let left = PATIENCE.saturating_sub(began.elapsed());
-            let all = ended.wait_for(|ended| *ended >= wishes.len());
+            let all = ended.wait_for(|ended| *ended >= cancellations.len());
             if tokio::time::timeout(left, all).await.is_err() {
                 return Ok(false);
             }

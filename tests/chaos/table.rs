@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use super::books::Books;
+use super::audit::Audit;
 
 const COLUMNS: [&str; 12] = [
     "scenario",
@@ -24,10 +24,10 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// The table, and the sentence below it.
-pub(crate) fn table(books: &[Books]) -> String {
+pub(crate) fn table(audit: &[Audit]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(COLUMNS);
-    for one in books {
+    for one in audit {
         let counts = [
             one.intents,
             one.lost,
@@ -48,19 +48,19 @@ pub(crate) fn table(books: &[Books]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let intents: usize = books.iter().map(|one| one.intents).sum();
-    let doubled: usize = books.iter().map(|one| one.doubled_effects).sum();
-    let events: usize = books.iter().map(|one| one.events).sum();
+    let intents: usize = audit.iter().map(|one| one.intents).sum();
+    let doubled: usize = audit.iter().map(|one| one.doubled_effects).sum();
+    let events: usize = audit.iter().map(|one| one.events).sum();
     format!(
         "{table}\n{intents} intents in {} scenarios, {events} outcome events. Effects beyond the first per intent: \
          {doubled}",
-        books.len()
+        audit.len()
     )
 }
 
 /// Writes the same as JSON.
-pub(crate) fn write(path: &Path, seed: u64, books: &[Books]) -> Result<()> {
-    let scenarios: Vec<Value> = books
+pub(crate) fn write(path: &Path, seed: u64, audit: &[Audit]) -> Result<()> {
+    let scenarios: Vec<Value> = audit
         .iter()
         .map(|one| {
             json!({

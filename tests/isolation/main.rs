@@ -446,11 +446,11 @@ impl Bench {
                 (payment.id, json!({ "payments": [item] }))
             }
         };
-        let wish = intent(kind, target);
-        let id = wish["intentId"].as_str().context("an id")?.to_owned();
+        let cancellation = intent(kind, target);
+        let id = cancellation["intentId"].as_str().context("an id")?.to_owned();
         turn.sent.insert(id, (kind, Instant::now(), payment));
         let stage = Arc::clone(&self.stage);
-        publishing.spawn(async move { stage.publish(&wish).await });
+        publishing.spawn(async move { stage.publish(&cancellation).await });
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use paywall_simulator::{Fault, FaultKind};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::process::wishes::{Copies, Course, Wish, nothing_is_left};
+use crate::process::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::stage::{PATIENCE, Stage, intent};
@@ -46,12 +46,12 @@ async fn alarmed(delays: &Delays, expected: Option<Alarmed>) -> Result<()> {
     waited.with_context(|| format!("it is never said to be {expected:?}: {:?}", figures(delays)))?
 }
 
-/// A wish that the gateway is too busy for at first, so that it waits once.
-async fn busy_wish(stage: &Stage) -> Result<Wish> {
-    let wish = Wish::new(stage, Kind::TransactionCancel, Course::AtOnce)?;
+/// A cancellation that the gateway is too busy for at first, so that it waits once.
+async fn busy_cancellation(stage: &Stage) -> Result<Cancellation> {
+    let cancellation = Cancellation::new(stage, Kind::TransactionCancel, Course::AtOnce)?;
     let busy = FaultKind::http_retry_after(503, "0");
-    stage.simulator.plan(Fault::new(busy).of(&wish.payments[0].1)).await?;
-    Ok(wish)
+    stage.simulator.plan(Fault::new(busy).of(&cancellation.payments[0].1)).await?;
+    Ok(cancellation)
 }
 
 broker_test!(waits_that_end_on_time_raise_no_alarm_between_their_hops_nor_at_their_end);
@@ -87,19 +87,19 @@ async fn letters_that_somebody_holds_are_alarmed_until_they_are_back(t: Context)
             FieldTable::default(),
         )
         .await?;
-    let wish = busy_wish(&stage).await?;
-    stage.publish(&wish.intent).await?;
+    let cancellation = busy_cancellation(&stage).await?;
+    stage.publish(&cancellation.intent).await?;
     let _held = holding.next().await.context("the consumer has ended")??;
 
     alarmed(&delays, Some(Alarmed::Stuck)).await?;
     assert_eq!(figures(&delays)?.overdue, 1);
 
     channel.close(200, "done".into()).await?;
-    wish.ended(&stage, 1).await?;
+    cancellation.ended(&stage, 1).await?;
     alarmed(&delays, None).await?;
     assert_eq!(figures(&delays)?.overdue, 0);
     assert_eq!(worker.stop().await?, Stopped::Drained);
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -107,7 +107,7 @@ broker_test!(a_way_back_that_is_missing_is_alarmed);
 async fn a_way_back_that_is_missing_is_alarmed(t: Context) -> Result<()> {
     let stage = Stage::new(&t, ONE_TIER).await?;
     let (worker, delays) = stage.work_watching(SHORT)?;
-    let before = busy_wish(&stage).await?;
+    let before = busy_cancellation(&stage).await?;
     stage.publish(&before.intent).await?;
     before.ended(&stage, 1).await?;
     let channel = stage.connection().create_channel().await?;
@@ -129,8 +129,8 @@ async fn a_way_back_that_is_missing_is_alarmed(t: Context) -> Result<()> {
         )
         .await?;
 
-    let wish = busy_wish(&stage).await?;
-    stage.publish(&wish.intent).await?;
+    let cancellation = busy_cancellation(&stage).await?;
+    stage.publish(&cancellation.intent).await?;
 
     alarmed(&delays, Some(Alarmed::Stuck)).await?;
     let Figures { gone, back, overdue, .. } = figures(&delays)?;

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use paywall_simulator::{Api, Endpoint, Fault, FaultKind, SeedApm, SeedPhysical, SeedVirtualPos};
 use serde_json::{Value, json};
 
-use crate::process::wishes::nothing_is_left;
+use crate::process::cancellations::nothing_is_left;
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::{Lines, Process};
@@ -30,7 +30,7 @@ struct Sent {
     payment: String,
 }
 
-/// Publishes a wish that can be granted at once.
+/// Publishes a cancellation that can be granted at once.
 async fn send(stage: &Stage, kind: Kind, merchant: &str) -> Result<Sent> {
     let merchant = merchant.to_owned();
     let (payment, target) = match kind {
@@ -51,10 +51,10 @@ async fn send(stage: &Stage, kind: Kind, merchant: &str) -> Result<Sent> {
         }
         Kind::SyncCancelRollback | Kind::BatchCancel => anyhow::bail!("not needed"),
     };
-    let mut wish = intent(kind, target);
-    wish["merchant"] = merchant.into();
-    stage.publish(&wish).await?;
-    Ok(Sent { id: wish["intentId"].as_str().context("an id")?.to_owned(), payment })
+    let mut cancellation = intent(kind, target);
+    cancellation["merchant"] = merchant.into();
+    stage.publish(&cancellation).await?;
+    Ok(Sent { id: cancellation["intentId"].as_str().context("an id")?.to_owned(), payment })
 }
 
 async fn send_many(stage: &Stage, kind: Kind, merchant: &str, count: usize) -> Result<Vec<Sent>> {
@@ -222,9 +222,9 @@ async fn one_payment_that_is_always_in_doubt_pauses_no_lane(t: Context) -> Resul
     let payment = stage.simulator.seed(SeedPhysical::default())?;
     let fault = Fault::new(FaultKind::http(500)).of(&payment.id).on(Endpoint::AsyncCancel).until_cleared();
     stage.simulator.plan(fault).await?;
-    let wish = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
-    stage.publish(&wish).await?;
-    let id = wish["intentId"].as_str().context("an id")?;
+    let cancellation = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
+    stage.publish(&cancellation).await?;
+    let id = cancellation["intentId"].as_str().context("an id")?;
     assert_eq!(said(&stage.ledger.end_of(id).await?), "given_up/attempts_exhausted");
     let ended = worker.stop_by("TERM").await?;
     assert!(ended.stderr.events("lane_paused").is_empty(), "{}", ended.stderr.text());
@@ -454,7 +454,7 @@ async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect(t: Context
     stage.take_all(&delay).await?;
 
     // A provision in doubt is called, wherever it is handled.
-    let wish = intent(Kind::ApmProvisionCancel, json!({ "uniqueCode": "APM-1" }));
+    let cancellation = intent(Kind::ApmProvisionCancel, json!({ "uniqueCode": "APM-1" }));
     let text = |text: &str| AMQPValue::LongString(text.into());
     let now = stage.simulator.now().to_string();
     let mut headers = FieldTable::default();
@@ -473,7 +473,7 @@ async fn a_suspect_whose_endpoint_is_paused_waits_and_stays_a_suspect(t: Context
             format!("{}.isolation", t.prefix()).as_str().into(),
             "apm_provision_cancel".into(),
             BasicPublishOptions::default(),
-            &serde_json::to_vec(&wish)?,
+            &serde_json::to_vec(&cancellation)?,
             BasicProperties::default().with_headers(headers),
         )
         .await?;
@@ -492,19 +492,19 @@ async fn copies_of_a_letter_in_hand_hold_up_nobody_and_get_its_answer(t: Context
     let stage = Stage::new(&t, &format!("{UNHURRIED}lanes.transaction_cancel.prefetch = 10")).await?;
     let payment = stage.simulator.seed(SeedVirtualPos::default())?;
     let hang = stage.simulator.plan(Fault::new(FaultKind::Hang).of(&payment.id).until_cleared()).await?;
-    let wish =
+    let cancellation =
         intent(Kind::TransactionCancel, json!({ "uniqueCode": payment.unique_code, "date": payment.date }));
     let proxy = Proxy::start(stage.url()).await?;
     let worker = Process::work_through(&stage, proxy.url())?;
     for _ in 0..COPIES {
-        stage.publish(&wish).await?;
+        stage.publish(&cancellation).await?;
     }
     stage.simulator.wait_for_calls(&payment.id, Endpoint::TransactionCancel, 1, PATIENCE).await?;
 
     // The gateway has the letter and does not answer; behind it lie its copies; and behind these another merchant's.
     let other = send(&stage, Kind::TransactionCancel, "other").await?;
     stage.ledger.end_of(&other.id).await?;
-    let id = wish["intentId"].as_str().context("an id")?;
+    let id = cancellation["intentId"].as_str().context("an id")?;
     ensure!(stage.ledger.events_of(id).is_empty(), "the gateway has not answered");
 
     stage.simulator.clear_fault(hang).await?;

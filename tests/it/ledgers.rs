@@ -56,9 +56,9 @@ async fn an_event_that_a_full_ledger_refuses_is_announced_again_without_a_second
     let full = full_ledger(&t, &stage, "async_cancel.#").await?;
     let working = stage.work_consuming().await?;
     let payment = stage.simulator.seed(SeedPhysical::default())?;
-    let wish = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
-    let id = wish["intentId"].as_str().unwrap_or_default().to_owned();
-    stage.publish(&wish).await?;
+    let cancellation = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
+    let id = cancellation["intentId"].as_str().unwrap_or_default().to_owned();
+    stage.publish(&cancellation).await?;
 
     // The healthy ledger hears it at every try, always with the same id and the same bytes.
     let events = stage
@@ -96,12 +96,12 @@ async fn a_ledger_that_is_full_for_one_kind_does_not_stop_the_others(t: Context)
     let mut others = Vec::new();
     for _ in 0..20 {
         let payment = stage.simulator.seed(SeedVirtualPos::default())?;
-        let wish = intent(
+        let cancellation = intent(
             Kind::TransactionCancel,
             json!({ "uniqueCode": payment.unique_code, "date": payment.date }),
         );
-        stage.publish(&wish).await?;
-        others.push((wish["intentId"].as_str().unwrap_or_default().to_owned(), payment));
+        stage.publish(&cancellation).await?;
+        others.push((cancellation["intentId"].as_str().unwrap_or_default().to_owned(), payment));
     }
 
     for (id, payment) in others {

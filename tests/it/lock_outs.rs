@@ -22,12 +22,12 @@ async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_b
     let struck = |simulator: &paywall_simulator::Handle| -> u64 {
         simulator.faults().iter().map(|report| report.struck).sum()
     };
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for number in 0..LETTERS {
         let payment = stage.simulator.seed(SeedPhysical::default())?;
-        let wish = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
-        stage.publish(&wish).await?;
-        wishes.push(wish["intentId"].as_str().unwrap_or_default().to_owned());
+        let cancellation = intent(Kind::AsyncCancel, json!({ "paymentRequestId": payment.id }));
+        stage.publish(&cancellation).await?;
+        cancellations.push(cancellation["intentId"].as_str().unwrap_or_default().to_owned());
         if number == 0 {
             // The first finds the door shut; the others come later.
             stage.simulator.wait_until(PATIENCE, |simulator| struck(simulator) >= 1).await?;
@@ -49,8 +49,8 @@ async fn while_a_merchant_is_locked_out_one_letter_finds_out_and_no_attempt_is_b
     assert!(struck < 10, "{struck} calls at a shut door");
     stage.simulator.clear_fault(fault).await?;
 
-    for wish in &wishes {
-        let end = stage.ledger.end_of(wish).await?;
+    for cancellation in &cancellations {
+        let end = stage.ledger.end_of(cancellation).await?;
         assert_eq!((said(&end), &end["data"]["attempts"]), ("cancelled".to_owned(), &json!(1)));
     }
     working.stop().await?;

@@ -6,10 +6,10 @@
 mod amqp;
 mod delays;
 mod demo;
-mod doors;
 mod harness;
 mod lanes;
 mod ledgers;
+mod lock_outs;
 mod odd_brokers;
 mod odd_letters;
 mod odd_publishers;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use url::Url;
 
-use crate::process::wishes::{Copies, Course, Wish};
+use crate::process::cancellations::{Cancellation, Copies, Course};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -82,10 +82,10 @@ async fn works_through(t: Context, change: fn(Vec<u8>) -> Vec<u8>) -> Result<()>
     let in_the_way = InTheWay::of(stage.url(), change).await?;
     let worker = Process::work_through(&stage, &in_the_way.url)?;
     worker.stderr.event("generation_started").await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
-    wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage, Copies::One)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     is_small(&worker)?;
     ensure!(worker.stop_by("TERM").await?.code == Some(0), "it does not end with 0");
     Ok(())
@@ -150,9 +150,9 @@ async fn letters_of_15_mib_and_many_of_1_mib_are_dead_and_take_little_memory(t: 
         }
     }
     let worker = Process::work(&stage, &[])?;
-    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    let cancellation = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
     stage.until_depth(&format!("{prefix}.dead-letters"), u32::try_from(LARGE.0 + MANY.0)?).await?;
     is_small(&worker)?;
     let started = worker.stderr.events("generation_started").len();

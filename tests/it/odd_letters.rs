@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::process::wishes::{Copies, Course, Wish, nothing_is_left};
+use crate::process::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::Context;
 use crate::support::amqp10::publish_with_a_uuid;
 use crate::support::broker_test;
@@ -70,7 +70,7 @@ impl Lanes {
 
     /// Publishes an odd letter and six neighbours of two kinds: all of them end, the neighbours soon.
     async fn all_end(&mut self, odd: &Odd) -> Result<()> {
-        let letter = Wish::new(&self.stage, Kind::TransactionCancel, Course::AtOnce)?;
+        let letter = Cancellation::new(&self.stage, Kind::TransactionCancel, Course::AtOnce)?;
         let exchange = format!("{}.intents", self.stage.topology().prefix());
         let body = serde_json::to_vec(&letter.intent)?;
         let key = odd.routing_key.as_deref().unwrap_or(letter.kind.as_str().as_bytes());
@@ -81,17 +81,17 @@ impl Lanes {
         }
         let mut neighbours = Vec::new();
         for kind in [Kind::TransactionCancel, Kind::ApmProvisionCancel].repeat(3) {
-            let neighbour = Wish::new(&self.stage, kind, Course::AtOnce)?;
+            let neighbour = Cancellation::new(&self.stage, kind, Course::AtOnce)?;
             self.stage.publish(&neighbour.intent).await?;
             neighbours.push(neighbour);
         }
-        let is_end = |event: &Value, wish: &Wish| {
-            event["subject"] == wish.subject() && event["data"]["terminal"] == true
+        let is_end = |event: &Value, cancellation: &Cancellation| {
+            event["subject"] == cancellation.subject() && event["data"]["terminal"] == true
         };
         self.stage
             .ledger
             .wait_within(NEIGHBOURS_MAX, "end of the neighbours", |events| {
-                neighbours.iter().all(|wish| events.iter().any(|event| is_end(event, wish)))
+                neighbours.iter().all(|cancellation| events.iter().any(|event| is_end(event, cancellation)))
             })
             .await?;
         if taken == Taken::Confirmed {
@@ -191,7 +191,7 @@ async fn what_the_broker_itself_has_made_too_large_ends_too(t: Context) -> Resul
     };
     let rest = expiring(0).len() + 12 + OVERHEAD;
     let letters = (0..3)
-        .map(|_| Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce))
+        .map(|_| Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce))
         .collect::<Result<Vec<_>>>()?;
     for (letter, less) in letters.iter().zip([0, 100, 599]) {
         let properties = expiring(FRAME_MAX - rest - less);
@@ -240,7 +240,7 @@ async fn a_message_that_the_broker_cannot_deliver_stops_its_own_lane_and_no_othe
     let started = worker.stderr.events("generation_started").len();
     let mut neighbours = Vec::new();
     for kind in [Kind::AsyncCancel, Kind::ApmProvisionCancel, Kind::BatchCancel].repeat(10) {
-        let neighbour = Wish::new(&stage, kind, Course::AtOnce)?;
+        let neighbour = Cancellation::new(&stage, kind, Course::AtOnce)?;
         stage.publish(&neighbour.intent).await?;
         neighbours.push(neighbour);
     }
@@ -257,7 +257,7 @@ async fn a_message_that_the_broker_cannot_deliver_stops_its_own_lane_and_no_othe
     let channel = stage.connection().create_channel().await?;
     channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default()).await?;
     worker.stderr.event("lane_consumed_again").await?;
-    let healthy = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let healthy = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     stage.publish(&healthy.intent).await?;
     healthy.ended(&stage, 1).await?;
     healthy.is_told_truly(&stage, Copies::One)?;

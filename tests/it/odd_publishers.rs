@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::{Value, json};
 
-use crate::process::wishes::{Copies, Course, Wish, audit, nothing_is_left};
+use crate::process::cancellations::{Cancellation, Copies, Course, audit, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::stage::{Stage, Taken, said};
@@ -44,27 +44,27 @@ async fn dead_letters(stage: &Stage, len: u32) -> Result<BTreeMap<String, Taken>
     Ok(dead.into_iter().map(|letter| (letter.headers["cancel-reason"].clone(), letter)).collect())
 }
 
-fn told(stage: &Stage, wish: &Wish) -> Vec<String> {
-    stage.ledger.events_of(wish.subject()).iter().map(said).collect()
+fn told(stage: &Stage, cancellation: &Cancellation) -> Vec<String> {
+    stage.ledger.events_of(cancellation.subject()).iter().map(said).collect()
 }
 
-fn calls(stage: &Stage, wish: &Wish) -> u64 {
-    let truth = stage.simulator.truth_of(&wish.payments[0].1).expect("the payment is known");
-    truth.calls_of(wish.endpoint)
+fn calls(stage: &Stage, cancellation: &Cancellation) -> u64 {
+    let truth = stage.simulator.truth_of(&cancellation.payments[0].1).expect("the payment is known");
+    truth.calls_of(cancellation.endpoint)
 }
 
 broker_test!(the_publishers_key_judges_all_copies_of_a_letter_alike);
 async fn the_publishers_key_judges_all_copies_of_a_letter_alike(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     // Neither key is the letter's kind, and the copy is in the kind's own lane.
-    publish(&stage, "some.key", copied_to("CC", &["transaction_cancel"]), &wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    publish(&stage, "some.key", copied_to("CC", &["transaction_cancel"]), &cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
     let dead = dead_letters(&stage, 1).await?;
     assert_eq!(dead["invalid_intent"].headers["cancel-routing-key"], "some.key");
-    assert_eq!(told(&stage, &wish), ["rejected/invalid_intent"]);
-    assert_eq!(calls(&stage, &wish), 0);
+    assert_eq!(told(&stage, &cancellation), ["rejected/invalid_intent"]);
+    assert_eq!(calls(&stage, &cancellation), 0);
     worker.stop().await?;
     nothing_is_left(&stage).await
 }
@@ -74,16 +74,16 @@ async fn a_copy_in_another_kinds_lane_is_told_to_nobody(t: Context) -> Result<()
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
     for header in ["CC", "BCC"] {
-        let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+        let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
         let properties = copied_to(header, &["async_cancel"]);
-        publish(&stage, "transaction_cancel", properties, &wish.intent).await?;
-        wish.ended(&stage, 1).await?;
+        publish(&stage, "transaction_cancel", properties, &cancellation.intent).await?;
+        cancellation.ended(&stage, 1).await?;
         let dead = dead_letters(&stage, 1).await?;
         let copy = dead.get("wrong_lane").with_context(|| format!("{:?}", dead.keys()))?;
         assert_eq!(copy.routing_key, "transaction_cancel.wrong_lane");
-        assert_eq!(copy.headers["cancel-intent-id"], wish.subject());
-        assert_eq!(copy.body, serde_json::to_vec(&wish.intent)?);
-        wish.is_told_truly(&stage, Copies::One)?;
+        assert_eq!(copy.headers["cancel-intent-id"], cancellation.subject());
+        assert_eq!(copy.body, serde_json::to_vec(&cancellation.intent)?);
+        cancellation.is_told_truly(&stage, Copies::One)?;
     }
     worker.stop().await?;
     nothing_is_left(&stage).await
@@ -93,12 +93,12 @@ broker_test!(an_intent_id_with_another_body_is_called_once_and_told_once);
 async fn an_intent_id_with_another_body_is_called_once_and_told_once(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
-    let first = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let first = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     stage.publish(&first.intent).await?;
     first.ended(&stage, 1).await?;
 
-    let reuse = |kind: Kind, lay: &[(&str, Value)]| -> Result<Wish> {
-        let mut other = Wish::new(&stage, kind, Course::AtOnce)?;
+    let reuse = |kind: Kind, lay: &[(&str, Value)]| -> Result<Cancellation> {
+        let mut other = Cancellation::new(&stage, kind, Course::AtOnce)?;
         other.intent["intentId"] = first.intent["intentId"].clone();
         other.intent["requestedAt"] = first.intent["requestedAt"].clone();
         for (field, value) in lay {
@@ -146,8 +146,8 @@ async fn what_the_broker_takes_from_a_lane_is_judged_by_its_body_alone(t: Contex
     let expired = |properties: BasicProperties| properties.with_expiration("1".into());
     let kind = Kind::TransactionCancel;
     let [plain, by_copy] =
-        [Wish::new(&stage, kind, Course::AtOnce)?, Wish::new(&stage, kind, Course::AtOnce)?];
-    let mut malformed = Wish::new(&stage, kind, Course::AtOnce)?;
+        [Cancellation::new(&stage, kind, Course::AtOnce)?, Cancellation::new(&stage, kind, Course::AtOnce)?];
+    let mut malformed = Cancellation::new(&stage, kind, Course::AtOnce)?;
     malformed.intent["payment"] = json!({});
     // Published before anybody consumes.
     publish(&stage, "transaction_cancel", expired(BasicProperties::default()), &plain.intent).await?;
@@ -156,14 +156,14 @@ async fn what_the_broker_takes_from_a_lane_is_judged_by_its_body_alone(t: Contex
     publish(&stage, "transaction_cancel", expired(BasicProperties::default()), &malformed.intent).await?;
     stage.until_depth(&format!("{}.rescue", stage.topology().prefix()), 3).await?;
     let worker = stage.work_consuming().await?;
-    for (wish, expected) in [
+    for (cancellation, expected) in [
         (&plain, "unresolved/expired"),
         (&by_copy, "unresolved/expired"),
         (&malformed, "rejected/invalid_intent"),
     ] {
-        wish.ended(&stage, 1).await?;
-        assert_eq!(told(&stage, wish), [expected]);
-        assert_eq!(calls(&stage, wish), 0);
+        cancellation.ended(&stage, 1).await?;
+        assert_eq!(told(&stage, cancellation), [expected]);
+        assert_eq!(calls(&stage, cancellation), 0);
     }
     worker.stop().await?;
     Ok(())
@@ -173,8 +173,8 @@ broker_test!(what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is
 async fn what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is_not(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = stage.work_consuming().await?;
-    let mut wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    wish.intent["merchant"] = json!("nobody");
+    let mut cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    cancellation.intent["merchant"] = json!("nobody");
     let mut forged = FieldTable::default();
     for name in
         ["cancel-routing-key", "cancel-unreadable", "cancel-user-id", "cancel-doubt", "cancel-replay-of"]
@@ -186,8 +186,8 @@ async fn what_the_publisher_gave_is_at_the_dead_letter_and_what_it_forged_is_not
         .with_app_id("orders".into())
         .with_user_id("guest".into())
         .with_headers(forged);
-    publish(&stage, "transaction_cancel", properties, &wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    publish(&stage, "transaction_cancel", properties, &cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
     let dead = dead_letters(&stage, 1).await?;
     let headers = &dead["unknown_merchant"].headers;
     let given = |name: &str| headers.get(name).map(String::as_str);
@@ -209,9 +209,9 @@ async fn an_outcome_names_its_occasion_in_its_properties_and_the_rule_that_read_
     let stage = Stage::new(&t, "").await?;
     let queue = audit(&t, &stage).await?;
     let worker = stage.work_consuming().await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
     let channel = stage.connection().create_channel().await?;
     let message = channel
         .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true })
@@ -220,7 +220,7 @@ async fn an_outcome_names_its_occasion_in_its_properties_and_the_rule_that_read_
     let event: Value = serde_json::from_slice(&message.data)?;
     let properties = &message.properties;
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
-    assert_eq!(text(properties.correlation_id()).as_deref(), Some(wish.subject()));
+    assert_eq!(text(properties.correlation_id()).as_deref(), Some(cancellation.subject()));
     assert_eq!(text(properties.message_id()).as_deref(), event["id"].as_str());
     assert_eq!(text(properties.kind()).as_deref(), Some("cancel.outcome.v1"));
     assert_eq!(text(properties.app_id()).as_deref(), Some("cancel-worker"));

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 use url::Url;
 
-use crate::process::wishes::{Course, Wish};
+use crate::process::cancellations::{Cancellation, Course};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -72,9 +72,9 @@ async fn a_worker_that_may_not_declare_works_by_its_first_connections(t: Context
     for _ in 0..5 {
         let worker = Process::work(&stage, &[("CANCEL_WORKER__AMQP__URL", url.as_str())])?;
         worker.stderr.event("generation_started").await?;
-        let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-        stage.publish(&wish.intent).await?;
-        wish.ended(&stage, 1).await.with_context(|| worker.stderr.text())?;
+        let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+        stage.publish(&cancellation.intent).await?;
+        cancellation.ended(&stage, 1).await.with_context(|| worker.stderr.text())?;
         let ended = worker.stop_by("TERM").await?;
         assert_eq!(ended.code, Some(0));
         for event in ["waiting_for_broker", "generation_ended"] {
@@ -230,9 +230,9 @@ async fn each_role_can_do_its_job_with_the_printed_permissions_and_a_publisher_o
     ends_with_0(&["check", "--broker"], &environment, "").await?;
 
     let order_system = role("order system", "orders").await?;
-    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     let at = ["publish", "--url", &order_system, "--prefix", t.prefix()];
-    ends_with_0(&at, &[], &wish.intent.to_string()).await?;
+    ends_with_0(&at, &[], &cancellation.intent.to_string()).await?;
     let somebody = Somebody::at(&order_system).await?;
     for exchange in
         ["announce", "outcomes", "taps", "dead-letters", "isolation", "rescue", "unrouted", "delay.1s"]
@@ -293,7 +293,7 @@ async fn each_role_can_do_its_job_with_the_printed_permissions_and_a_publisher_o
 
     // A right that is missing is told as that, with the command that gives it.
     let mut publish = Process::start(&["publish", "--url", &onlooker, "--prefix", t.prefix()], &[])?;
-    publish.say(&wish.intent.to_string()).await?;
+    publish.say(&cancellation.intent.to_string()).await?;
     let refused = publish.ended().await?;
     assert_eq!(refused.code, Some(64), "{}", refused.stderr.text());
     let exchange = format!("no permission to publish to exchange `{}`", name("intents"));

@@ -23,7 +23,7 @@ use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use url::Url;
 
-use crate::process::wishes::{Course, Wish};
+use crate::process::cancellations::{Cancellation, Course};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
@@ -819,10 +819,10 @@ fn with_management(t: &Context, more: &str) -> Option<String> {
 }
 
 /// An intent whose cancel succeeds, and its id.
-async fn wish(stage: &Stage) -> Result<String> {
-    let wish = Wish::new(stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
-    wish.intent["intentId"].as_str().map(str::to_owned).context("an intent has an id")
+async fn cancellation(stage: &Stage) -> Result<String> {
+    let cancellation = Cancellation::new(stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.intent["intentId"].as_str().map(str::to_owned).context("an intent has an id")
 }
 
 broker_test!(a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed);
@@ -833,7 +833,7 @@ async fn a_worker_refuses_at_its_start_and_begins_by_itself_when_it_is_fixed(t: 
     let name = format!("{}-hostile", t.prefix());
     let lane = format!("{}.intents.transaction_cancel", t.prefix());
     management.set("policies", &name, &lane, json!({ "message-ttl": 3_600_000 })).await?;
-    let subject = wish(&stage).await?;
+    let subject = cancellation(&stage).await?;
 
     let process = Process::work(&stage, &[])?;
     let refused = process.stderr.event("topology_incompatible").await?;
@@ -880,7 +880,7 @@ async fn a_policy_that_comes_while_letters_are_taken_stops_that_until_it_goes(t:
     management.set("policies", &name, &queue, json!({ "max-length": 1 })).await?;
 
     process.stderr.event("generation_ended").await?;
-    let subject = wish(&stage).await?;
+    let subject = cancellation(&stage).await?;
     let told = process.stderr.event("topology_incompatible").await?;
     assert_eq!(told["argument"], format!("max-length (policy `{name}`)"));
     management.clear("policies", &name).await?;

@@ -98,7 +98,7 @@ enum Publisher {
 /// A case on its way.
 struct Told {
     case: Case,
-    wish: Value,
+    cancellation: Value,
     /// Each payment, with the subject under which it is told.
     payments: Vec<(Identity, String)>,
 }
@@ -210,7 +210,7 @@ async fn tell_all(t: &Context, day: Day, half: Half, tuning: &str) -> Result<()>
 // The sample.
 
 fn drawn(day: Day) -> Vec<Case> {
-    let mut dice = StdRng::seed_from_u64(SEED + u64::from(day == Day::Ends));
+    let mut rng = StdRng::seed_from_u64(SEED + u64::from(day == Day::Ends));
     let mut combinations = Vec::new();
     for kind in Kind::ALL {
         for point in [Point::Nowhere, Point::BeforeEffect, Point::AfterEffect] {
@@ -223,13 +223,13 @@ fn drawn(day: Day) -> Vec<Case> {
             }
         }
     }
-    combinations.shuffle(&mut dice);
+    combinations.shuffle(&mut rng);
     combinations
         .into_iter()
         .take(CASES_A_DAY)
         .map(|(kind, point, inquiry, delivery, copies)| {
-            let seeds = seeds(kind, &mut dice);
-            let fault = fault(kind, point, &mut dice);
+            let seeds = seeds(kind, &mut rng);
+            let fault = fault(kind, point, &mut rng);
             let publishers: &[Publisher] = match delivery {
                 Delivery::Once => &[Publisher::Plain, Publisher::CopiesElsewhere, Publisher::Odd],
                 // Those who take these before the worker does have the client library alone.
@@ -237,16 +237,16 @@ fn drawn(day: Day) -> Vec<Case> {
                     &[Publisher::Plain, Publisher::CopiesElsewhere]
                 }
             };
-            let publisher = *publishers.choose(&mut dice).expect("there are some");
+            let publisher = *publishers.choose(&mut rng).expect("there are some");
             Case { kind, point, inquiry, delivery, copies, seeds, fault, publisher }
         })
         .collect()
 }
 
 /// What the payment of a case is, and what a cancel of it becomes. Half of them are as simple as can be.
-fn seeds(kind: Kind, dice: &mut StdRng) -> Vec<Seed> {
-    let simple = dice.random_bool(0.5);
-    let mut pick = |len: usize| if simple { 0 } else { dice.random_range(0..len) };
+fn seeds(kind: Kind, rng: &mut StdRng) -> Vec<Seed> {
+    let simple = rng.random_bool(0.5);
+    let mut pick = |len: usize| if simple { 0 } else { rng.random_range(0..len) };
     let later = |end| vec![PlannedStep { after_ms: 1_500, status: end }];
     match kind {
         Kind::AsyncCancel => {
@@ -305,7 +305,7 @@ fn seeds(kind: Kind, dice: &mut StdRng) -> Vec<Seed> {
     }
 }
 
-fn fault(kind: Kind, point: Point, dice: &mut StdRng) -> FaultKind {
+fn fault(kind: Kind, point: Point, rng: &mut StdRng) -> FaultKind {
     let mut faults = vec![
         FaultKind::Reset,
         FaultKind::Close,
@@ -330,7 +330,7 @@ fn fault(kind: Kind, point: Point, dice: &mut StdRng) -> FaultKind {
         }
         Point::Nowhere | Point::AfterEffect => {}
     }
-    faults.choose(dice).expect("there are some").clone()
+    faults.choose(rng).expect("there are some").clone()
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -379,20 +379,20 @@ async fn prepare(scene: &Scene, case: Case, day: Day, until_midnight: &mut Vec<F
             json!({ "payments": payments })
         }
     };
-    let wish = scene.wish(case.kind, payment);
+    let cancellation = scene.cancellation(case.kind, payment);
     let subject_of = |identity: &Identity| match (case.kind, &identity.merchant_unique_code) {
-        (Kind::BatchCancel, Some(code)) => format!("{}/{code}", id_of(&wish)),
-        _ => id_of(&wish).to_owned(),
+        (Kind::BatchCancel, Some(code)) => format!("{}/{code}", id_of(&cancellation)),
+        _ => id_of(&cancellation).to_owned(),
     };
     let payments = identities.iter().map(|one| (one.clone(), subject_of(one))).collect();
-    Ok(Told { case, wish, payments })
+    Ok(Told { case, cancellation, payments })
 }
 
 async fn publish(scene: &Scene, one: &Told) -> Result<()> {
     let properties = match one.case.publisher {
         Publisher::Plain => {
             for _ in 0..one.case.copies {
-                scene.publish(&one.wish).await?;
+                scene.publish(&one.cancellation).await?;
             }
             return Ok(());
         }
@@ -404,10 +404,10 @@ async fn publish(scene: &Scene, one: &Told) -> Result<()> {
         }
         Publisher::Odd => headers(&entry(b"M\xfcller", b"V")),
     };
-    scene.remember(&one.wish)?;
+    scene.remember(&one.cancellation)?;
     let mut publisher = RawPublisher::connect(scene.stage.url()).await?;
     let exchange = format!("{}.intents", scene.stage.topology().prefix());
-    let body = serde_json::to_vec(&one.wish)?;
+    let body = serde_json::to_vec(&one.cancellation)?;
     for _ in 0..one.case.copies {
         let key = one.case.kind.as_str().as_bytes();
         let taken = publisher.publish(&exchange, key, &properties, &body).await?;
@@ -427,8 +427,8 @@ async fn use_ids_again(scene: &Scene, told: &[Told]) -> Result<()> {
             Kind::ApmProvisionCancel => SeedApm::default().into(),
         };
         let identity: Identity = simulator.seed(seed)?;
-        let mut wish = one.wish.clone();
-        wish["payment"] = match one.case.kind {
+        let mut cancellation = one.cancellation.clone();
+        cancellation["payment"] = match one.case.kind {
             Kind::BatchCancel => json!({
                 "payments": [{ "merchantUniqueCode": identity.merchant_unique_code, "date": identity.date }]
             }),
@@ -437,7 +437,7 @@ async fn use_ids_again(scene: &Scene, told: &[Told]) -> Result<()> {
             | Kind::TransactionCancel
             | Kind::ApmProvisionCancel) => payment_of(kind, &identity, scene.today()),
         };
-        scene.stage.publish(&wish).await?;
+        scene.stage.publish(&cancellation).await?;
         others.push((one.case.kind, identity));
     }
     scene.until_nothing_is_on_its_way().await?;
@@ -552,8 +552,8 @@ async fn all_have_ended(scene: &Scene, told: &[Told]) -> Result<()> {
         }
         let missing = told
             .iter()
-            .filter(|one| ends.get(id_of(&one.wish)).copied().unwrap_or_default() < one.case.copies);
-        missing.map(|one| format!("{} {:?}", id_of(&one.wish), one.case)).collect()
+            .filter(|one| ends.get(id_of(&one.cancellation)).copied().unwrap_or_default() < one.case.copies);
+        missing.map(|one| format!("{} {:?}", id_of(&one.cancellation), one.case)).collect()
     };
     // Those that may have taken a process down are handled one at a time.
     let patience = PATIENCE * 2;

@@ -550,8 +550,8 @@ impl Load {
             let mut session: Option<PublishSession> = None;
             while !stopping.is_cancelled() {
                 let payment = simulator.seed(SeedVirtualPos::default())?;
-                let wish = json!({ "uniqueCode": payment.unique_code, "date": payment.date });
-                let intent = intent(Kind::TransactionCancel, wish);
+                let cancellation = json!({ "uniqueCode": payment.unique_code, "date": payment.date });
+                let intent = intent(Kind::TransactionCancel, cancellation);
                 let message = message(&intent)?;
                 noting.lock().unwrap_or_else(PoisonError::into_inner).push(Asked {
                     subject: subject_of(&intent),

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 use tokio::time::sleep;
 
-use crate::books::{Books, Leave};
+use crate::audit::{Audit, Leave};
 use crate::broker::Broker;
 use crate::stage::{Play, Setting, Stage};
 
@@ -23,20 +23,20 @@ enum Stop {
     Killed,
 }
 
-pub(crate) async fn broker_restarted(play: Play) -> Result<Books> {
+pub(crate) async fn broker_restarted(play: Play) -> Result<Audit> {
     stopped(play, Stop::InOrder).await
 }
 
-pub(crate) async fn broker_killed(play: Play) -> Result<Books> {
+pub(crate) async fn broker_killed(play: Play) -> Result<Audit> {
     stopped(play, Stop::Killed).await
 }
 
-async fn stopped(mut play: Play, how: Stop) -> Result<Books> {
+async fn stopped(mut play: Play, how: Stop) -> Result<Audit> {
     let points = play.points(play.strikes.div_ceil(2).min(STOPS_MAX));
     let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
-        sleep(Duration::from_millis(stage.dice.random_range(0..300))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(0..300))).await;
         match how {
             Stop::InOrder => stage.broker.stop().await?,
             Stop::Killed => stage.broker.kill().await?,
@@ -55,17 +55,17 @@ enum Ail {
 }
 
 /// A cluster of three goes on without one of them. The time until somebody works again counts from the loss.
-pub(crate) async fn cluster_node_killed(play: Play) -> Result<Books> {
+pub(crate) async fn cluster_node_killed(play: Play) -> Result<Audit> {
     node_lost(play, Ail::Killed).await
 }
 
 /// The two that hear each other go on; the one that does not stops serving when it notices. Until then whoever is with it
 /// publishes in vain.
-pub(crate) async fn cluster_node_cut_off(play: Play) -> Result<Books> {
+pub(crate) async fn cluster_node_cut_off(play: Play) -> Result<Audit> {
     node_lost(play, Ail::CutOff).await
 }
 
-async fn node_lost(mut play: Play, ail: Ail) -> Result<Books> {
+async fn node_lost(mut play: Play, ail: Ail) -> Result<Audit> {
     let points = play.points(play.strikes.div_ceil(2).min(STOPS_MAX));
     let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for (turn, part) in points.into_iter().enumerate() {
@@ -77,7 +77,7 @@ async fn node_lost(mut play: Play, ail: Ail) -> Result<Books> {
             Ail::CutOff => stage.broker.cut_node(node).await?,
         }
         stage.revived(&load, &worker).await?;
-        sleep(Duration::from_millis(stage.dice.random_range(8_000..14_000))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(8_000..14_000))).await;
         match ail {
             Ail::Killed => stage.broker.start_node(node).await?,
             Ail::CutOff => stage.broker.repair_node(node).await?,
@@ -109,13 +109,13 @@ async fn restart_nodes(broker: &Broker) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn broker_alarmed(mut play: Play) -> Result<Books> {
+pub(crate) async fn broker_alarmed(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes.min(STOPS_MAX));
     let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
         stage.broker.alarm().await?;
-        sleep(Duration::from_millis(stage.dice.random_range(1_000..6_000))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(1_000..6_000))).await;
         stage.broker.calm().await?;
         stage.revived(&load, &worker).await?;
     }
@@ -124,7 +124,7 @@ pub(crate) async fn broker_alarmed(mut play: Play) -> Result<Books> {
 
 /// While the broker takes no announcement, nothing that is in hand can be settled: the worker goes all the same when its
 /// grace period is over, and says so.
-pub(crate) async fn terminated_during_an_alarm(mut play: Play) -> Result<Books> {
+pub(crate) async fn terminated_during_an_alarm(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes.min(STOPS_MAX));
     let (mut stage, mut worker, load) =
         Stage::at_work(play, Setting { tuning: "shutdown.grace = '3s'", ..Setting::default() }).await?;

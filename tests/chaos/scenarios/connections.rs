@@ -8,7 +8,7 @@ use anyhow::Result;
 use rand::Rng;
 use tokio::time::sleep;
 
-use crate::books::{Books, Leave};
+use crate::audit::{Audit, Leave};
 use crate::proxy::{Role, Way};
 use crate::stage::{Play, Setting, Stage};
 
@@ -29,15 +29,15 @@ enum Break {
 const SHORT_MS: u64 = 1_200;
 const LONG_MS: u64 = 6_500;
 
-async fn broken(mut play: Play, role: Role, how: Break) -> Result<Books> {
+async fn broken(mut play: Play, role: Role, how: Break) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
     for (turn, part) in points.into_iter().enumerate() {
         load.reached(part).await?;
         // A moment of the work, not always the one right after a confirm.
-        sleep(Duration::from_millis(stage.dice.random_range(0..200))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(0..200))).await;
         // The first break is always one that lasts.
-        let lasts = if turn == 0 || stage.dice.random_bool(0.5) { LONG_MS } else { SHORT_MS };
+        let lasts = if turn == 0 || stage.rng.random_bool(0.5) { LONG_MS } else { SHORT_MS };
         match how {
             Break::Cut => worker.proxy.cut(role),
             Break::CutAt(way) => {
@@ -61,58 +61,58 @@ async fn broken(mut play: Play, role: Role, how: Break) -> Result<Books> {
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
-pub(crate) async fn consuming_cut(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_cut(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::Cut).await
 }
 
-pub(crate) async fn consuming_cut_at_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_cut_at_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::CutAt(Way::ToBroker)).await
 }
 
-pub(crate) async fn consuming_cut_at_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_cut_at_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::CutAt(Way::ToWorker)).await
 }
 
-pub(crate) async fn consuming_stalled_to_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_stalled_to_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::Stalled(Way::ToBroker)).await
 }
 
-pub(crate) async fn consuming_stalled_to_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_stalled_to_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::Stalled(Way::ToWorker)).await
 }
 
-pub(crate) async fn consuming_half_closed_to_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_half_closed_to_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::HalfClosed(Way::ToBroker)).await
 }
 
-pub(crate) async fn consuming_half_closed_to_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn consuming_half_closed_to_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Consume, Break::HalfClosed(Way::ToWorker)).await
 }
 
-pub(crate) async fn publishing_cut(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_cut(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::Cut).await
 }
 
-pub(crate) async fn publishing_cut_at_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_cut_at_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::CutAt(Way::ToBroker)).await
 }
 
-pub(crate) async fn publishing_cut_at_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_cut_at_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::CutAt(Way::ToWorker)).await
 }
 
-pub(crate) async fn publishing_stalled_to_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_stalled_to_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::Stalled(Way::ToBroker)).await
 }
 
-pub(crate) async fn publishing_stalled_to_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_stalled_to_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::Stalled(Way::ToWorker)).await
 }
 
-pub(crate) async fn publishing_half_closed_to_the_broker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_half_closed_to_the_broker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::HalfClosed(Way::ToBroker)).await
 }
 
-pub(crate) async fn publishing_half_closed_to_the_worker(play: Play) -> Result<Books> {
+pub(crate) async fn publishing_half_closed_to_the_worker(play: Play) -> Result<Audit> {
     broken(play, Role::Publish, Break::HalfClosed(Way::ToWorker)).await
 }

@@ -8,7 +8,7 @@ use paywall_simulator::{Fault, FaultKind};
 use rand::Rng;
 use tokio::time::sleep;
 
-use crate::books::{Books, Leave};
+use crate::audit::{Audit, Leave};
 use crate::load::endpoint_of;
 use crate::process::Worker;
 use crate::proxy::Sign;
@@ -31,52 +31,52 @@ enum Point {
     AfterTheAck,
 }
 
-pub(crate) async fn killed_at_random(mut play: Play) -> Result<Books> {
+pub(crate) async fn killed_at_random(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, mut worker, load) = Stage::at_work(play, Setting::default()).await?;
     for point in points {
         load.reached(point).await?;
-        let moment = Duration::from_millis(stage.dice.random_range(0..400));
+        let moment = Duration::from_millis(stage.rng.random_range(0..400));
         sleep(moment).await;
         worker = replaced(&mut stage, worker).await?;
     }
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
-pub(crate) async fn killed_when_delivered(play: Play) -> Result<Books> {
+pub(crate) async fn killed_when_delivered(play: Play) -> Result<Audit> {
     killed_at(play, Point::Delivered).await
 }
 
-pub(crate) async fn killed_in_the_call_before_its_effect(play: Play) -> Result<Books> {
+pub(crate) async fn killed_in_the_call_before_its_effect(play: Play) -> Result<Audit> {
     killed_at(play, Point::InTheCallBeforeItsEffect).await
 }
 
-pub(crate) async fn killed_in_the_call_after_its_effect(play: Play) -> Result<Books> {
+pub(crate) async fn killed_in_the_call_after_its_effect(play: Play) -> Result<Audit> {
     killed_at(play, Point::InTheCallAfterItsEffect).await
 }
 
-pub(crate) async fn killed_before_publishing(play: Play) -> Result<Books> {
+pub(crate) async fn killed_before_publishing(play: Play) -> Result<Audit> {
     killed_at(play, Point::BeforePublishing).await
 }
 
-pub(crate) async fn killed_before_the_confirm(play: Play) -> Result<Books> {
+pub(crate) async fn killed_before_the_confirm(play: Play) -> Result<Audit> {
     killed_at(play, Point::BeforeTheConfirm).await
 }
 
-pub(crate) async fn killed_before_the_ack(play: Play) -> Result<Books> {
+pub(crate) async fn killed_before_the_ack(play: Play) -> Result<Audit> {
     killed_at(play, Point::BeforeTheAck).await
 }
 
-pub(crate) async fn killed_after_the_ack(play: Play) -> Result<Books> {
+pub(crate) async fn killed_after_the_ack(play: Play) -> Result<Audit> {
     killed_at(play, Point::AfterTheAck).await
 }
 
-async fn killed_at(mut play: Play, point: Point) -> Result<Books> {
+async fn killed_at(mut play: Play, point: Point) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, mut worker, load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
-        let count = stage.dice.random_range(1..8);
+        let count = stage.rng.random_range(1..8);
         reach(&stage, &worker, point, count).await.with_context(|| format!("the point {point:?}"))?;
         worker = replaced(&mut stage, worker).await?;
         stage.simulator.clear_faults().await?;
@@ -129,7 +129,7 @@ async fn replaced(stage: &mut Stage, worker: Worker) -> Result<Worker> {
     Ok(next)
 }
 
-pub(crate) async fn terminated_under_load(mut play: Play) -> Result<Books> {
+pub(crate) async fn terminated_under_load(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, mut worker, load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
@@ -145,7 +145,7 @@ pub(crate) async fn terminated_under_load(mut play: Play) -> Result<Books> {
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
-pub(crate) async fn two_workers_and_one_killed(mut play: Play) -> Result<Books> {
+pub(crate) async fn two_workers_and_one_killed(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let mut stage = Stage::set(play, Setting::default()).await?;
     let mut workers = vec![stage.worker().await?, stage.worker().await?];
@@ -155,7 +155,7 @@ pub(crate) async fn two_workers_and_one_killed(mut play: Play) -> Result<Books> 
     let load = stage.load(stage.plan());
     for part in points {
         load.reached(part).await?;
-        let unlucky = workers.swap_remove(stage.dice.random_range(0..workers.len()));
+        let unlucky = workers.swap_remove(stage.rng.random_range(0..workers.len()));
         let next = replaced(&mut stage, unlucky).await?;
         workers.push(next);
     }

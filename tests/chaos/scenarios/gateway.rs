@@ -10,47 +10,51 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
-use crate::books::{Books, Leave};
-use crate::load::{FaultsOf, Plan, Wish, endpoint_of};
+use crate::audit::{Audit, Leave};
+use crate::load::{Cancellation, FaultsOf, Plan, endpoint_of};
 use crate::stage::{Play, Setting, Stage};
 
 /// What asks, and changes nothing.
 const INQUIRIES: [Endpoint; 4] =
     [Endpoint::PhysicalInquiry, Endpoint::PhysicalActivities, Endpoint::PrivateQuery, Endpoint::ApmQuery];
 
-/// Faults of single wishes, as the seed draws them.
-async fn each_for_itself(play: Play, faults: FaultsOf) -> Result<Books> {
+/// Faults of single cancellations, as the seed draws them.
+async fn each_for_itself(play: Play, faults: FaultsOf) -> Result<Audit> {
     let plan = |plan| Plan { faults, ..plan };
     let (stage, worker, load) = Stage::at_work_on(play, Setting::default(), plan).await?;
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
-/// A few faults of the calls of one wish, each before or after its effect.
-fn drawn(dice: &mut StdRng, wish: &Wish, chance: f64, kinds: &[FaultKind]) -> Vec<Fault> {
-    if !dice.random_bool(chance) {
+/// A few faults of the calls of one cancellation, each before or after its effect.
+fn drawn(rng: &mut StdRng, cancellation: &Cancellation, chance: f64, kinds: &[FaultKind]) -> Vec<Fault> {
+    if !rng.random_bool(chance) {
         return Vec::new();
     }
-    let count = dice.random_range(1..=3);
+    let count = rng.random_range(1..=3);
     (0..count)
         .filter_map(|_| {
             // A call names all payments of a batch, so a fault of its first payment is a fault of the batch.
-            let fault =
-                Fault::new(kinds.choose(dice)?.clone()).on(endpoint_of(wish.kind)).of(&wish.payments[0].id);
-            Some(if dice.random_bool(0.5) { fault.after_effect() } else { fault })
+            let fault = Fault::new(kinds.choose(rng)?.clone())
+                .on(endpoint_of(cancellation.kind))
+                .of(&cancellation.payments[0].id);
+            Some(if rng.random_bool(0.5) { fault.after_effect() } else { fault })
         })
         .collect()
 }
 
-pub(crate) async fn gateway_resets(play: Play) -> Result<Books> {
-    each_for_itself(play, |dice, wish| drawn(dice, wish, 0.6, &[FaultKind::Reset, FaultKind::Close])).await
+pub(crate) async fn gateway_resets(play: Play) -> Result<Audit> {
+    each_for_itself(play, |rng, cancellation| {
+        drawn(rng, cancellation, 0.6, &[FaultKind::Reset, FaultKind::Close])
+    })
+    .await
 }
 
 /// Some never answer; some are slow, and have their effect when nobody waits for it any more.
-pub(crate) async fn gateway_hangs(play: Play) -> Result<Books> {
-    each_for_itself(play, |dice, wish| {
+pub(crate) async fn gateway_hangs(play: Play) -> Result<Audit> {
+    each_for_itself(play, |rng, cancellation| {
         drawn(
-            dice,
-            wish,
+            rng,
+            cancellation,
             0.4,
             &[FaultKind::Hang, FaultKind::Delay { ms: 1_500 }, FaultKind::Delay { ms: 3_000 }],
         )
@@ -58,8 +62,8 @@ pub(crate) async fn gateway_hangs(play: Play) -> Result<Books> {
     .await
 }
 
-pub(crate) async fn gateway_talks_garbage(play: Play) -> Result<Books> {
-    each_for_itself(play, |dice, wish| {
+pub(crate) async fn gateway_talks_garbage(play: Play) -> Result<Audit> {
+    each_for_itself(play, |rng, cancellation| {
         let mut kinds = vec![
             FaultKind::Garbage,
             FaultKind::Empty,
@@ -68,12 +72,12 @@ pub(crate) async fn gateway_talks_garbage(play: Play) -> Result<Books> {
             FaultKind::Contradiction,
             FaultKind::error_code(987_654),
         ];
-        match wish.kind {
+        match cancellation.kind {
             Kind::AsyncCancel | Kind::SyncCancelRollback => kinds.push(FaultKind::ForeignId),
             Kind::ApmProvisionCancel => kinds.push(FaultKind::ProviderFailure),
             Kind::TransactionCancel | Kind::BatchCancel => {}
         }
-        drawn(dice, wish, 0.6, &kinds)
+        drawn(rng, cancellation, 0.6, &kinds)
     })
     .await
 }
@@ -84,7 +88,7 @@ async fn storms<F>(
     merchants: &'static [&'static str],
     faults: FaultsOf,
     storm: F,
-) -> Result<Books>
+) -> Result<Audit>
 where
     F: Fn(&mut StdRng) -> Vec<Fault>,
 {
@@ -95,10 +99,10 @@ where
     for part in points {
         load.reached(part).await?;
         let mut planned = Vec::new();
-        for fault in storm(&mut stage.dice) {
+        for fault in storm(&mut stage.rng) {
             planned.push(stage.simulator.plan(fault).await?);
         }
-        sleep(Duration::from_millis(stage.dice.random_range(1_500..5_000))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(1_500..5_000))).await;
         for fault in planned {
             stage.simulator.clear_fault(fault).await?;
         }
@@ -106,25 +110,25 @@ where
     stage.close(load, vec![worker], Leave::Nothing).await
 }
 
-fn nothing(_: &mut StdRng, _: &Wish) -> Vec<Fault> {
+fn nothing(_: &mut StdRng, _: &Cancellation) -> Vec<Fault> {
     Vec::new()
 }
 
-pub(crate) async fn gateway_storms_of_5xx(play: Play) -> Result<Books> {
-    storms(play, &["default"], nothing, |dice| {
+pub(crate) async fn gateway_storms_of_5xx(play: Play) -> Result<Audit> {
+    storms(play, &["default"], nothing, |rng| {
         [500, 502, 503, 504]
             .map(|status| {
                 let fault = Fault::new(FaultKind::http(status)).until_cleared().with_ratio(0.35);
-                if status != 503 && dice.random_bool(0.5) { fault.after_effect() } else { fault }
+                if status != 503 && rng.random_bool(0.5) { fault.after_effect() } else { fault }
             })
             .to_vec()
     })
     .await
 }
 
-pub(crate) async fn gateway_storms_of_429(play: Play) -> Result<Books> {
-    storms(play, &["default"], nothing, |dice| {
-        let retry_after = dice.random_range(0..3).to_string();
+pub(crate) async fn gateway_storms_of_429(play: Play) -> Result<Audit> {
+    storms(play, &["default"], nothing, |rng| {
+        let retry_after = rng.random_range(0..3).to_string();
         vec![
             Fault::new(FaultKind::http_retry_after(429, retry_after)).until_cleared().with_ratio(0.5),
             Fault::new(FaultKind::http(429)).until_cleared().with_ratio(0.6),
@@ -133,11 +137,11 @@ pub(crate) async fn gateway_storms_of_429(play: Play) -> Result<Books> {
     .await
 }
 
-pub(crate) async fn gateway_refuses_connections(play: Play) -> Result<Books> {
-    storms(play, &["default"], nothing, |dice| {
+pub(crate) async fn gateway_refuses_connections(play: Play) -> Result<Audit> {
+    storms(play, &["default"], nothing, |rng| {
         Api::ALL
             .into_iter()
-            .filter(|_| dice.random_bool(0.7))
+            .filter(|_| rng.random_bool(0.7))
             .map(|api| Fault::new(FaultKind::RefuseConnection { for_ms: None }).at(api))
             .collect()
     })
@@ -145,22 +149,23 @@ pub(crate) async fn gateway_refuses_connections(play: Play) -> Result<Books> {
 }
 
 /// Many calls end in doubt, and meanwhile nothing that could tell answers.
-pub(crate) async fn inquiry_down(play: Play) -> Result<Books> {
-    let doubt: FaultsOf = |dice, wish| drawn(dice, wish, 0.7, &[FaultKind::Reset, FaultKind::http(500)]);
-    storms(play, &["default"], doubt, |dice| {
+pub(crate) async fn inquiry_down(play: Play) -> Result<Audit> {
+    let doubt: FaultsOf =
+        |rng, cancellation| drawn(rng, cancellation, 0.7, &[FaultKind::Reset, FaultKind::http(500)]);
+    storms(play, &["default"], doubt, |rng| {
         let down = [FaultKind::http(503), FaultKind::Hang, FaultKind::Garbage, FaultKind::Reset];
         INQUIRIES
             .into_iter()
-            .filter_map(|endpoint| Some(Fault::new(down.choose(dice)?.clone()).on(endpoint).until_cleared()))
+            .filter_map(|endpoint| Some(Fault::new(down.choose(rng)?.clone()).on(endpoint).until_cleared()))
             .collect()
     })
     .await
 }
 
 /// One merchant's keys are not accepted for a while: its letters wait, and the other merchant notices nothing.
-pub(crate) async fn one_merchant_locked_out(play: Play) -> Result<Books> {
-    storms(play, &["default", "other"], nothing, |dice| {
-        let status = if dice.random_bool(0.5) { 401 } else { 403 };
+pub(crate) async fn one_merchant_locked_out(play: Play) -> Result<Audit> {
+    storms(play, &["default", "other"], nothing, |rng| {
+        let status = if rng.random_bool(0.5) { 401 } else { 403 };
         vec![Fault::new(FaultKind::http(status)).by("other").until_cleared()]
     })
     .await

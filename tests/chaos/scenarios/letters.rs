@@ -11,7 +11,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
-use crate::books::{Books, Leave};
+use crate::audit::{Audit, Leave};
 use crate::load::{Plan, Published};
 use crate::process::START_MAX;
 use crate::stage::{Play, Setting, Stage};
@@ -22,14 +22,14 @@ const FULL_AT: i64 = 40;
 /// An operator deletes one of the worker's queues. What lay in it would be gone by that order, and no promise covers it:
 /// so the queue that is deleted is empty, which is made sure of by holding the load until everything has ended. What
 /// is published before the worker has declared the queue again is kept in the unrouted queue; a person moves it back.
-pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
+pub(crate) async fn queue_deleted(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
         load.hold();
         stage.while_moving_unrouted_intents(stage.at_rest(&load)).await?;
-        let queue = stage.in_transit().choose(&mut stage.dice).cloned().unwrap_or_default();
+        let queue = stage.in_transit().choose(&mut stage.rng).cloned().unwrap_or_default();
         let delete = |connection: Arc<Connection>| async move {
             let channel = connection.create_channel().await?;
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn queue_deleted(mut play: Play) -> Result<Books> {
 
 /// The binding between announcements and outcomes is gone: what is announced is returned, and the next generation
 /// declares the binding again.
-pub(crate) async fn outcomes_unbound(mut play: Play) -> Result<Books> {
+pub(crate) async fn outcomes_unbound(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, worker, load) = Stage::at_work(play, Setting::default()).await?;
     let announce = format!("{}.announce", stage.topology.prefix());
@@ -68,13 +68,13 @@ pub(crate) async fn outcomes_unbound(mut play: Play) -> Result<Books> {
 }
 
 /// No ledger is bound for a while: the events are kept in the unrouted queue, and a person moves them.
-pub(crate) async fn ledger_unbound(mut play: Play) -> Result<Books> {
+pub(crate) async fn ledger_unbound(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes);
     let (mut stage, worker, mut load) = Stage::at_work(play, Setting::default()).await?;
     for part in points {
         load.reached(part).await?;
         stage.ledgers[0].unbind().await?;
-        sleep(Duration::from_millis(stage.dice.random_range(300..3_000))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(300..3_000))).await;
         stage.ledgers[0].bind_again().await?;
         stage.move_unrouted().await?;
     }
@@ -85,7 +85,7 @@ pub(crate) async fn ledger_unbound(mut play: Play) -> Result<Books> {
 
 /// One of three ledgers reads nothing for a while, and its queue is full: its events wait and are announced again, the
 /// other two hear everything meanwhile.
-pub(crate) async fn one_of_three_ledgers_full(mut play: Play) -> Result<Books> {
+pub(crate) async fn one_of_three_ledgers_full(mut play: Play) -> Result<Audit> {
     let points = play.points(play.strikes.min(4));
     let setting = Setting { ledgers: vec![None, None, Some(FULL_AT)], ..Setting::default() };
     let (mut stage, worker, load) = Stage::at_work(play, setting).await?;
@@ -93,7 +93,7 @@ pub(crate) async fn one_of_three_ledgers_full(mut play: Play) -> Result<Books> {
         load.reached(part).await?;
         stage.ledgers[2].pause();
         worker.wait_told("announcement_parked", worker.told("announcement_parked") + 5, START_MAX).await?;
-        sleep(Duration::from_millis(stage.dice.random_range(0..2_000))).await;
+        sleep(Duration::from_millis(stage.rng.random_range(0..2_000))).await;
         stage.ledgers[2].book();
     }
     stage.close(load, vec![worker], Leave::Nothing).await
@@ -103,7 +103,7 @@ pub(crate) async fn one_of_three_ledgers_full(mut play: Play) -> Result<Books> {
 ///
 /// Left out is what two copies cannot tell truly by design: an async cancel whose order is withdrawn, or never reaches
 /// its device, of which one copy may be refused while the other orders again.
-pub(crate) async fn published_twice(play: Play) -> Result<Books> {
+pub(crate) async fn published_twice(play: Play) -> Result<Audit> {
     let plan = |plan| Plan { published: Published::Twice, ..plan };
     let (stage, worker, load) = Stage::at_work_on(play, Setting::default(), plan).await?;
     stage.close(load, vec![worker], Leave::Nothing).await

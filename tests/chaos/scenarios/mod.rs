@@ -12,7 +12,7 @@ use std::pin::Pin;
 
 use anyhow::Result;
 
-use super::books::Books;
+use super::audit::Audit;
 use super::stage::Play;
 
 /// What a scenario needs of its broker.
@@ -26,7 +26,7 @@ pub(crate) enum Needs {
     Cluster,
 }
 
-type Run = fn(Play) -> Pin<Box<dyn Future<Output = Result<Books>> + Send>>;
+type Run = fn(Play) -> Pin<Box<dyn Future<Output = Result<Audit>> + Send>>;
 
 /// A scenario.
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ use jiff::tz::{Offset, TimeZone};
 use paywall_simulator::{Fault, FaultKind, Rules};
 use rand::Rng;
 
-use crate::books::{Books, Leave};
+use crate::audit::{Audit, Leave};
 use crate::load::{FaultsOf, Plan, endpoint_of};
 use crate::stage::{Play, Setting, Stage};
 
@@ -24,10 +24,10 @@ const KINDS: &[Kind] =
 /// The day of the payments ends under load, with calls in doubt on both sides of it. Clocks are not touched: worker and
 /// gateway live in a zone whose midnight is near. What is found out too late to be called is rejected, what was done
 /// in time is told as done, and what nobody can tell any more is unresolved.
-pub(crate) async fn midnight(mut play: Play) -> Result<Books> {
+pub(crate) async fn midnight(mut play: Play) -> Result<Audit> {
     // Half of what is asked comes before midnight, as far as the machine keeps up.
     let until = Duration::from_secs(if play.size > 1_000 { 40 } else { 20 });
-    let until = until + Duration::from_millis(play.dice.random_range(0..5_000));
+    let until = until + Duration::from_millis(play.rng.random_range(0..5_000));
     let offset = offset_of_midnight(until);
     let folder = tempfile::tempdir()?;
     write_zone(folder.path(), offset)?;
@@ -41,12 +41,13 @@ pub(crate) async fn midnight(mut play: Play) -> Result<Books> {
         rules: Rules { rollback_wait_ms: 100, zone: TimeZone::fixed(offset), ..Rules::default() },
         ..Setting::default()
     };
-    let faults: FaultsOf = |dice, wish| {
+    let faults: FaultsOf = |rng, cancellation| {
         let kinds = [FaultKind::Reset, FaultKind::Hang, FaultKind::http(503), FaultKind::http(500)];
-        let kind = kinds[dice.random_range(0..kinds.len())].clone();
+        let kind = kinds[rng.random_range(0..kinds.len())].clone();
         let can_follow = !matches!(kind, FaultKind::Http { status: 503, .. });
-        let fault = Fault::new(kind).on(endpoint_of(wish.kind)).of(&wish.payments[0].id).times(2);
-        match dice.random_range(0..5) {
+        let fault =
+            Fault::new(kind).on(endpoint_of(cancellation.kind)).of(&cancellation.payments[0].id).times(2);
+        match rng.random_range(0..5) {
             0 if can_follow => vec![fault.after_effect()],
             0 | 1 => vec![fault],
             _most => Vec::new(),

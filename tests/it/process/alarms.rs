@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use cancel_worker::domain::intent::Kind;
 use paywall_simulator::{Fault, FaultKind};
 
+use super::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use super::signals::{DONE, GAVE_BACK, told};
-use super::wishes::{Copies, Course, Wish, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -28,11 +28,11 @@ async fn alarm(road: &Road, worker: &Process) -> Result<()> {
 }
 
 /// The gateway has the call when the alarm begins, and answers while it lasts.
-async fn with_a_call_in_hand(stage: &Stage, road: &Road, wish: &Wish) -> Result<Process> {
-    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+async fn with_a_call_in_hand(stage: &Stage, road: &Road, cancellation: &Cancellation) -> Result<Process> {
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(cancellation.endpoint)).await?;
     let worker = worker_on(stage, road).await?;
-    stage.publish(&wish.intent).await?;
-    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+    stage.publish(&cancellation.intent).await?;
+    stage.simulator.wait_for_calls(&cancellation.payments[0].1, cancellation.endpoint, 1, PATIENCE).await?;
     alarm(road, &worker).await?;
     stage.simulator.release();
     worker.stderr.event("decided").await?;
@@ -43,17 +43,17 @@ broker_test!(what_an_alarm_holds_up_is_told_when_it_is_over);
 async fn what_an_alarm_holds_up_is_told_when_it_is_over(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    let worker = with_a_call_in_hand(&stage, &road, &wish).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let worker = with_a_call_in_hand(&stage, &road, &cancellation).await?;
 
     ensure!(road.unblock() == 1);
 
-    wish.ended(&stage, 1).await?;
+    cancellation.ended(&stage, 1).await?;
     let ended = worker.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
     ensure!(ended.stderr.events("generation_ended").is_empty(), "{}", ended.stderr.text());
     ensure!(ended.stderr.events("broker_unblocked").len() == 1);
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -62,15 +62,15 @@ broker_test!(a_connection_lost_during_an_alarm_calls_nothing_twice);
 async fn a_connection_lost_during_an_alarm_calls_nothing_twice(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    let worker = with_a_call_in_hand(&stage, &road, &wish).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let worker = with_a_call_in_hand(&stage, &road, &cancellation).await?;
 
     ensure!(road.cut(Which::All) == 2);
 
-    wish.ended(&stage, 1).await?;
+    cancellation.ended(&stage, 1).await?;
     assert_eq!(worker.stop_by("TERM").await?.code, Some(DONE));
-    ensure!(stage.simulator.requests_to(wish.endpoint).len() == 1, "it was called twice");
-    wish.is_told_truly(&stage, Copies::One)?;
+    ensure!(stage.simulator.requests_to(cancellation.endpoint).len() == 1, "it was called twice");
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -78,8 +78,8 @@ broker_test!(sigterm_during_an_alarm_gives_back_what_cannot_be_told);
 async fn sigterm_during_an_alarm_gives_back_what_cannot_be_told(t: Context) -> Result<()> {
     let stage = Stage::new(&t, &format!("{PATIENT}shutdown = {{ grace = \"300ms\" }}")).await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    let worker = with_a_call_in_hand(&stage, &road, &wish).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let worker = with_a_call_in_hand(&stage, &road, &cancellation).await?;
 
     let ended = worker.stop_by("TERM").await?;
 
@@ -94,22 +94,22 @@ broker_test!(sigterm_during_an_alarm_gives_back_what_was_not_begun);
 async fn sigterm_during_an_alarm_gives_back_what_was_not_begun(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "shutdown = { grace = \"300ms\" }").await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let worker = worker_on(&stage, &road).await?;
     alarm(&road, &worker).await?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     road.delivered(1).await?;
 
     let ended = worker.stop_by("TERM").await?;
 
     assert_eq!(ended.code, Some(GAVE_BACK), "{}", ended.stderr.text());
     assert_eq!(ended.stderr.event("gave_back").await?["letters_len"], 1);
-    ensure!(stage.simulator.requests_to(wish.endpoint).is_empty(), "it was called");
+    ensure!(stage.simulator.requests_to(cancellation.endpoint).is_empty(), "it was called");
     let later = Process::work(&stage, &[("CANCEL_WORKER__SHUTDOWN__GRACE", "30s")])?;
-    wish.ended(&stage, 1).await?;
+    cancellation.ended(&stage, 1).await?;
     assert_eq!(later.stop_by("TERM").await?.code, Some(DONE));
-    ensure!(stage.simulator.requests_to(wish.endpoint).len() == 1);
-    wish.is_told_truly(&stage, Copies::One)?;
+    ensure!(stage.simulator.requests_to(cancellation.endpoint).len() == 1);
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -133,8 +133,8 @@ broker_test!(an_alarm_that_ends_while_stopping_leaves_nothing_behind);
 async fn an_alarm_that_ends_while_stopping_leaves_nothing_behind(t: Context) -> Result<()> {
     let stage = Stage::new(&t, PATIENT).await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    let worker = with_a_call_in_hand(&stage, &road, &wish).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let worker = with_a_call_in_hand(&stage, &road, &cancellation).await?;
     worker.signal("TERM").await?;
     worker.stderr.event("drain_started").await?;
 
@@ -142,7 +142,7 @@ async fn an_alarm_that_ends_while_stopping_leaves_nothing_behind(t: Context) -> 
 
     let ended = worker.ended().await?;
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-    wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.ended(&stage, 1).await?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }

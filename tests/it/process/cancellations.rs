@@ -1,4 +1,4 @@
-//! A payment at the simulator, and the wish that it be cancelled.
+//! A payment at the simulator, and the cancellation that it be cancelled.
 
 use anyhow::{Context as _, Result, ensure};
 use cancel_worker::amqp::Topology;
@@ -14,7 +14,7 @@ use crate::support::Context;
 use crate::support::stage::{Stage, intent, said};
 
 /// An intent, and the payments that it names.
-pub(crate) struct Wish {
+pub(crate) struct Cancellation {
     pub(crate) kind: Kind,
     pub(crate) intent: Value,
     /// The endpoint that cancels.
@@ -23,7 +23,7 @@ pub(crate) struct Wish {
     pub(crate) payments: Vec<(String, String)>,
 }
 
-/// Which course the cancels of a wish take at the gateway.
+/// Which course the cancels of a cancellation take at the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Course {
     /// Done with the reply, as far as the kind has that; a batch soon after.
@@ -32,9 +32,9 @@ pub(crate) enum Course {
     Later,
 }
 
-impl Wish {
-    /// A wish of this kind about fresh payments that can be cancelled.
-    pub(crate) fn new(stage: &Stage, kind: Kind, course: Course) -> Result<Wish> {
+impl Cancellation {
+    /// A cancellation of this kind about fresh payments that can be cancelled.
+    pub(crate) fn new(stage: &Stage, kind: Kind, course: Course) -> Result<Cancellation> {
         let simulator = &stage.simulator;
         let (payment, ids, endpoint) = match kind {
             Kind::AsyncCancel => {
@@ -47,14 +47,14 @@ impl Wish {
             }
             Kind::TransactionCancel => {
                 let payment = simulator.seed(SeedVirtualPos::default())?;
-                let wish = json!({ "uniqueCode": payment.unique_code, "date": payment.date });
-                (wish, vec![payment], Endpoint::TransactionCancel)
+                let cancellation = json!({ "uniqueCode": payment.unique_code, "date": payment.date });
+                (cancellation, vec![payment], Endpoint::TransactionCancel)
             }
             Kind::ApmProvisionCancel => {
                 let payment = simulator.seed(SeedApm::default())?;
                 let code = &payment.merchant_unique_code;
-                let wish = json!({ "uniqueCode": payment.unique_code, "merchantUniqueCode": code });
-                (wish, vec![payment], Endpoint::ApmProvisionCancel)
+                let cancellation = json!({ "uniqueCode": payment.unique_code, "merchantUniqueCode": code });
+                (cancellation, vec![payment], Endpoint::ApmProvisionCancel)
             }
             Kind::BatchCancel => {
                 let seed = || SeedVirtualPos::default().in_batch(BatchPlan::Cancelled { after_ms: 300 });
@@ -76,7 +76,7 @@ impl Wish {
                 _ => (id.to_owned(), payment.id),
             })
             .collect();
-        Ok(Wish { kind, intent, endpoint, payments })
+        Ok(Cancellation { kind, intent, endpoint, payments })
     }
 
     /// The subject of the intent as a whole.

@@ -10,7 +10,7 @@ use lapin::{BasicProperties, ExchangeKind};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::wishes::{Course, Wish};
+use super::cancellations::{Cancellation, Course};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
@@ -35,26 +35,29 @@ async fn run(stage: &Stage, arguments: &[&str], input: &str) -> Result<Ended> {
     process.ended().await
 }
 
-fn lines(wishes: &[Wish]) -> String {
-    wishes.iter().map(|wish| format!("{}\n", wish.intent)).collect()
+fn lines(cancellations: &[Cancellation]) -> String {
+    cancellations.iter().map(|cancellation| format!("{}\n", cancellation.intent)).collect()
 }
 
 broker_test!(publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed);
 async fn publish_takes_lines_from_standard_input_or_a_file_and_has_them_confirmed(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let wishes = [
-        Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
-        Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?,
+    let cancellations = [
+        Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
+        Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?,
     ];
-    let intents = file(&lines(&wishes))?;
+    let intents = file(&lines(&cancellations))?;
     let path = intents.path().to_str().context("a path of ours is text")?;
 
-    let from_stdin = run(&stage, &["publish"], &lines(&wishes)).await?;
+    let from_stdin = run(&stage, &["publish"], &lines(&cancellations)).await?;
     let from_file = run(&stage, &["publish", path], "").await?;
 
     for ended in [from_stdin, from_file] {
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-        assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), [wishes[0].subject(), wishes[1].subject()]);
+        assert_eq!(
+            ended.stdout.lines().collect::<Vec<_>>(),
+            [cancellations[0].subject(), cancellations[1].subject()]
+        );
         assert_eq!(ended.stderr.text(), "2 intents published and confirmed.");
     }
     for kind in ["async_cancel", "transaction_cancel"] {
@@ -86,11 +89,11 @@ async fn publish_says_that_nobody_has_declared_the_topology(t: Context) -> Resul
 broker_test!(publish_that_only_checks_sends_nothing_and_needs_no_broker);
 async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     let mut alone = Process::start(&["publish", "--dry-run"], &[])?;
-    alone.say(&lines(std::slice::from_ref(&wish))).await?;
+    alone.say(&lines(std::slice::from_ref(&cancellation))).await?;
     let alone = alone.ended().await?;
-    let beside = run(&stage, &["publish", "--dry-run"], &lines(&[wish])).await?;
+    let beside = run(&stage, &["publish", "--dry-run"], &lines(&[cancellation])).await?;
     for ended in [alone, beside] {
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
         assert_eq!(ended.stdout, "1 intents are right. Nothing was published.");
@@ -103,28 +106,32 @@ async fn publish_that_only_checks_sends_nothing_and_needs_no_broker(t: Context) 
 broker_test!(publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard);
 async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let wishes = [
-        Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
-        Wish::new(&stage, Kind::BatchCancel, Course::AtOnce)?,
+    let cancellations = [
+        Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?,
+        Cancellation::new(&stage, Kind::BatchCancel, Course::AtOnce)?,
     ];
-    let unheard = run(&stage, &["publish", "--wait", "300ms"], &lines(&wishes[..1])).await?;
+    let unheard = run(&stage, &["publish", "--wait", "300ms"], &lines(&cancellations[..1])).await?;
     assert_eq!(unheard.code, Some(UNAVAILABLE));
     assert!(unheard.stderr.text().contains("of 1 intents no end was heard"), "{}", unheard.stderr.text());
-    assert!(unheard.stderr.text().ends_with(wishes[0].subject()), "{}", unheard.stderr.text());
+    assert!(unheard.stderr.text().ends_with(cancellations[0].subject()), "{}", unheard.stderr.text());
 
     let working = stage.work()?;
-    let ended = run(&stage, &["publish", "--wait", "40s"], &lines(&wishes)).await?;
+    let ended = run(&stage, &["publish", "--wait", "40s"], &lines(&cancellations)).await?;
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-    let last = |wish: &Wish| {
-        let mut told = ended.stdout.lines().filter(|line| line.contains(wish.subject()));
+    let last = |cancellation: &Cancellation| {
+        let mut told = ended.stdout.lines().filter(|line| line.contains(cancellation.subject()));
         told.next_back().map(str::to_owned)
     };
     assert!(
-        last(&wishes[0]).is_some_and(|line| line.contains(" async_cancel cancelled ")),
+        last(&cancellations[0]).is_some_and(|line| line.contains(" async_cancel cancelled ")),
         "{}",
         ended.stdout
     );
-    assert!(last(&wishes[1]).is_some_and(|line| line.contains(" batch_cancel closed ")), "{}", ended.stdout);
+    assert!(
+        last(&cancellations[1]).is_some_and(|line| line.contains(" batch_cancel closed ")),
+        "{}",
+        ended.stdout
+    );
     working.stop().await?;
     Ok(())
 }
@@ -132,7 +139,7 @@ async fn publish_that_waits_shows_the_ends_and_says_whose_it_has_not_heard(t: Co
 broker_test!(the_broker_alone_is_enough_for_what_speaks_to_it_alone);
 async fn the_broker_alone_is_enough_for_what_speaks_to_it_alone(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     let config = file(&format!(
         "[amqp]\nurl = {:?}\nprefix = {:?}\n[gateway]\ncall_timeout = 'never'\n[merchants.a]\nprivate_key = ''\n",
         stage.url(),
@@ -142,7 +149,7 @@ async fn the_broker_alone_is_enough_for_what_speaks_to_it_alone(t: Context) -> R
     let delays = ("CANCEL_WORKER__RETRY__DELAYS", "[\"1s\"]");
     for command in [&["publish"][..], &["topology", "print"], &["topology", "permissions"], APPLY] {
         let mut process = Process::start(command, &[("CANCEL_WORKER_CONFIG", path), delays])?;
-        process.say(&lines(std::slice::from_ref(&wish))).await.ok();
+        process.say(&lines(std::slice::from_ref(&cancellation))).await.ok();
         let ended = process.ended().await?;
         assert_eq!(ended.code, Some(DONE), "{command:?}: {}", ended.stderr.text());
     }
@@ -235,9 +242,9 @@ async fn outcomes_ends_after_as_many_events_as_were_wanted(t: Context) -> Result
     }
     let working = stage.work()?;
     for kind in [Kind::AsyncCancel, Kind::TransactionCancel] {
-        let wish = Wish::new(&stage, kind, Course::AtOnce)?;
-        stage.publish(&wish.intent).await?;
-        wish.ended(&stage, 1).await?;
+        let cancellation = Cancellation::new(&stage, kind, Course::AtOnce)?;
+        stage.publish(&cancellation.intent).await?;
+        cancellation.ended(&stage, 1).await?;
     }
 
     let (text, json, only) = (text.ended().await?, json.ended().await?, only.ended().await?);
@@ -294,8 +301,8 @@ async fn what_is_missing_is_found_and_applied(t: Context) -> Result<()> {
 broker_test!(a_lane_that_nobody_consumes_though_letters_wait_is_noted);
 async fn a_lane_that_nobody_consumes_though_letters_wait_is_noted(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let wish = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
-    assert_eq!(run(&stage, &["publish"], &lines(&[wish])).await?.code, Some(DONE));
+    let cancellation = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    assert_eq!(run(&stage, &["publish"], &lines(&[cancellation])).await?.code, Some(DONE));
     let lane = format!("{}.intents.async_cancel", stage.topology().prefix());
     for command in [VERIFY, CHECK] {
         let ended = run(&stage, command, "").await?;

@@ -6,7 +6,7 @@ use cancel_worker::domain::intent::Kind;
 use paywall_simulator::{Fault, FaultKind, FaultPoint};
 use serde_json::Value;
 
-use super::wishes::{Copies, Course, Wish, nothing_is_left};
+use super::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -16,11 +16,11 @@ use crate::support::stage::{PATIENCE, Stage, UNHURRIED};
 
 const DONE: i32 = 0;
 
-/// The stage of one story: a worker behind a proxy, whose end it will be, and a wish.
+/// The stage of one story: a worker behind a proxy, whose end it will be, and a cancellation.
 struct Story {
     stage: Stage,
     proxy: Proxy,
-    wish: Wish,
+    cancellation: Cancellation,
     course: Course,
 }
 
@@ -35,8 +35,8 @@ impl Story {
     async fn tuned(t: &Context, tuning: &str, kind: Kind, course: Course) -> Result<Story> {
         let stage = Stage::new(t, tuning).await?;
         let proxy = Proxy::start(stage.url()).await?;
-        let wish = Wish::new(&stage, kind, course)?;
-        Ok(Story { stage, proxy, wish, course })
+        let cancellation = Cancellation::new(&stage, kind, course)?;
+        Ok(Story { stage, proxy, cancellation, course })
     }
 
     fn announce(&self) -> String {
@@ -53,17 +53,17 @@ impl Story {
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
         ensure!(ended.stderr.events("generation_started").len() > 1, "it has connected again");
         assert_eq!(ended.stderr.events("isolated").len(), 0, "it knows what it has decided");
-        self.wish.is_told_truly(&self.stage, Copies::One)?;
+        self.cancellation.is_told_truly(&self.stage, Copies::One)?;
         nothing_is_left(&self.stage).await
     }
 
-    /// Another process takes over, until the wish has ended so often; then everything is told truly, and nothing left.
+    /// Another process takes over, until the cancellation has ended so often; then everything is told truly, and nothing left.
     async fn is_ended_by_another_process(&self, times: usize, copies: Copies) -> Result<()> {
         let second = Process::work(&self.stage, &[])?;
-        self.wish.ended(&self.stage, times).await?;
+        self.cancellation.ended(&self.stage, times).await?;
         let ended = second.stop_by("TERM").await?;
         assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
-        self.wish.is_told_truly(&self.stage, copies)?;
+        self.cancellation.is_told_truly(&self.stage, copies)?;
         nothing_is_left(&self.stage).await
     }
 }
@@ -71,13 +71,13 @@ impl Story {
 /// The call has had its effect, the process dies before a word of it is out.
 async fn killed_between_call_and_announce(t: Context, kind: Kind) -> Result<()> {
     let story = Story::new(&t, kind, Course::AtOnce).await?;
-    let Story { stage, proxy, wish, course } = &story;
-    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.first_word(*course)));
+    let Story { stage, proxy, cancellation, course } = &story;
+    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&cancellation.first_word(*course)));
     let first = story.first_worker()?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     hold.held().await?;
-    let (_, id) = &wish.payments[0];
-    stage.simulator.wait_for_calls(id, wish.endpoint, 1, PATIENCE).await?;
+    let (_, id) = &cancellation.payments[0];
+    stage.simulator.wait_for_calls(id, cancellation.endpoint, 1, PATIENCE).await?;
 
     first.kill().await?;
 
@@ -88,15 +88,15 @@ async fn killed_between_call_and_announce(t: Context, kind: Kind) -> Result<()> 
 /// The ledger has heard the end, the process dies before the letter is acked.
 async fn killed_between_announce_and_ack(t: Context, kind: Kind) -> Result<()> {
     let story = Story::new(&t, kind, Course::AtOnce).await?;
-    let Story { stage, proxy, wish, .. } = &story;
-    let last_word = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.last_word()));
+    let Story { stage, proxy, cancellation, .. } = &story;
+    let last_word = proxy.hold(Frame::publish_to(&story.announce()).with(&cancellation.last_word()));
     let first = story.first_worker()?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     last_word.held().await?;
     let ack = proxy.hold(Frame::ack());
     last_word.release();
     ack.held().await?;
-    wish.ended(stage, 1).await?;
+    cancellation.ended(stage, 1).await?;
 
     first.kill().await?;
 
@@ -106,21 +106,21 @@ async fn killed_between_announce_and_ack(t: Context, kind: Kind) -> Result<()> {
 /// The process dies while the gateway has the call.
 async fn killed_during_the_call(t: Context, kind: Kind, fault: Fault) -> Result<()> {
     let story = Story::new(&t, kind, Course::AtOnce).await?;
-    let Story { stage, wish, .. } = &story;
+    let Story { stage, cancellation, .. } = &story;
     let calls_expected = match fault.point {
         FaultPoint::BeforeEffect => 2,
         FaultPoint::AfterEffect => 1,
     };
-    stage.simulator.plan(fault.on(wish.endpoint)).await?;
+    stage.simulator.plan(fault.on(cancellation.endpoint)).await?;
     let first = story.first_worker()?;
-    stage.publish(&wish.intent).await?;
-    let (_, id) = &wish.payments[0];
-    stage.simulator.wait_for_calls(id, wish.endpoint, 1, PATIENCE).await?;
+    stage.publish(&cancellation.intent).await?;
+    let (_, id) = &cancellation.payments[0];
+    stage.simulator.wait_for_calls(id, cancellation.endpoint, 1, PATIENCE).await?;
 
     first.kill().await?;
 
     story.is_ended_by_another_process(1, Copies::One).await?;
-    let calls = stage.simulator.truth_of(id).context("it was seeded")?.calls_of(wish.endpoint);
+    let calls = stage.simulator.truth_of(id).context("it was seeded")?.calls_of(cancellation.endpoint);
     // Nothing but the call itself tells whether a provision is cancelled.
     let asks_by_calling = kind == Kind::ApmProvisionCancel;
     ensure!(asks_by_calling || calls == calls_expected, "{calls} calls");
@@ -131,19 +131,19 @@ async fn killed_during_the_call(t: Context, kind: Kind, fault: Fault) -> Result<
 /// copies are alive.
 async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) -> Result<()> {
     let story = Story::tuned(&t, UNTIL_KILLED, kind, course).await?;
-    let Story { stage, proxy, wish, .. } = &story;
+    let Story { stage, proxy, cancellation, .. } = &story;
     match course {
         // It waits because the gateway is busy: the call has had no effect.
         Course::AtOnce => {
             let busy = FaultKind::http_retry_after(503, "0");
-            stage.simulator.plan(Fault::new(busy).on(wish.endpoint)).await?;
+            stage.simulator.plan(Fault::new(busy).on(cancellation.endpoint)).await?;
         }
         // It waits for the end of what was ordered.
         Course::Later => {}
     }
     let ack = proxy.hold(Frame::ack());
     let first = story.first_worker()?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     ack.held().await?;
 
     first.kill().await?;
@@ -154,40 +154,40 @@ async fn killed_between_delay_and_ack(t: Context, kind: Kind, course: Course) ->
 /// The process lives on, but its connection is cut before the announcement is through: the letter comes to it again.
 async fn cut_before_the_announcement(t: Context, kind: Kind) -> Result<()> {
     let story = Story::new(&t, kind, Course::AtOnce).await?;
-    let Story { stage, proxy, wish, .. } = &story;
-    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&wish.last_word()));
+    let Story { stage, proxy, cancellation, .. } = &story;
+    let hold = proxy.hold(Frame::publish_to(&story.announce()).with(&cancellation.last_word()));
     let worker = story.first_worker()?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     hold.held().await?;
 
     hold.cut();
 
-    wish.ended(stage, 1).await?;
+    cancellation.ended(stage, 1).await?;
     story.ends_without_a_suspect(worker).await
 }
 
 /// The process lives on, but its connection is cut and the ack lost on its way: the letter comes to it again.
 async fn cut_before_the_ack(t: Context, kind: Kind, course: Course, calls_expected: u64) -> Result<()> {
     let story = Story::tuned(&t, UNTIL_KILLED, kind, course).await?;
-    let Story { stage, proxy, wish, .. } = &story;
+    let Story { stage, proxy, cancellation, .. } = &story;
     if course == Course::AtOnce && calls_expected == 2 {
         let busy = FaultKind::http_retry_after(503, "1");
-        stage.simulator.plan(Fault::new(busy).on(wish.endpoint)).await?;
+        stage.simulator.plan(Fault::new(busy).on(cancellation.endpoint)).await?;
     }
     let ack = proxy.hold(Frame::ack());
     let environment = [("CANCEL_WORKER__AMQP__URL", proxy.url()), ("RUST_LOG", "debug")];
     let worker = Process::work(stage, &environment)?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     ack.held().await?;
 
     ack.cut();
 
     worker.stderr.event("already_announced").await?;
-    wish.ended(stage, 1).await?;
+    cancellation.ended(stage, 1).await?;
     story.ends_without_a_suspect(worker).await?;
-    for (subject, id) in &wish.payments {
+    for (subject, id) in &cancellation.payments {
         let truth = stage.simulator.truth_of(id).context("it was seeded")?;
-        ensure!(truth.calls_of(wish.endpoint) == calls_expected, "{truth:#?}");
+        ensure!(truth.calls_of(cancellation.endpoint) == calls_expected, "{truth:#?}");
         let mut ids: Vec<_> =
             stage.ledger.events_of(subject).iter().map(|event| event["id"].clone()).collect();
         let told = ids.len();
@@ -212,12 +212,12 @@ broker_test!(a_confirm_that_comes_after_the_consuming_connection_is_lost_still_c
 async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_still_counts(t: Context) -> Result<()> {
     let stage = Stage::new(&t, UNHURRIED).await?;
     let road = Road::to(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let worker = Process::work_through(&stage, road.url())?;
     worker.stderr.event("generation_started").await?;
     road.silence(Which::Publish, Way::ToClient);
-    stage.publish(&wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
 
     road.cut(Which::Consume);
     worker.stderr.event("generation_ended").await?;
@@ -231,8 +231,8 @@ async fn a_confirm_that_comes_after_the_consuming_connection_is_lost_still_count
     let ended = worker.stop_by("TERM").await?;
     ensure!(ended.code == Some(0), "it does not end with 0");
     nothing_is_left(&stage).await.with_context(|| ended.stderr.text())?;
-    wish.is_told_truly(&stage, Copies::One)?;
-    let told = stage.ledger.events_of(wish.subject()).len();
+    cancellation.is_told_truly(&stage, Copies::One)?;
+    let told = stage.ledger.events_of(cancellation.subject()).len();
     ensure!(told == 1, "it is told {told} times");
     Ok(())
 }

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use paywall_simulator::{Endpoint, Fault, FaultId, FaultKind, Handle};
 use serde_json::Value;
 
-use super::wishes::{Copies, Course, Wish, nothing_is_left};
+use super::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -55,8 +55,8 @@ const STORY_MAX: Duration = Duration::from_secs(100);
 /// A crowd of letters, and the poison among them.
 struct Crowd {
     stage: Stage,
-    neighbours: Vec<Wish>,
-    poison: Vec<Wish>,
+    neighbours: Vec<Cancellation>,
+    poison: Vec<Cancellation>,
     /// What holds up the gateway while the crowd gathers.
     hanging: Vec<FaultId>,
 }
@@ -65,8 +65,8 @@ impl Crowd {
     /// All but the poison are published before anybody takes one.
     async fn new(t: &Context, poison: &[Kind], lane_len: usize) -> Result<Crowd> {
         let stage = Stage::new(t, CROWDED).await?;
-        let wish = |kind: &Kind| Wish::new(&stage, *kind, Course::AtOnce);
-        let poison = poison.iter().map(wish).collect::<Result<Vec<_>>>()?;
+        let cancellation = |kind: &Kind| Cancellation::new(&stage, *kind, Course::AtOnce);
+        let poison = poison.iter().map(cancellation).collect::<Result<Vec<_>>>()?;
         let kinds = [
             (Kind::AsyncCancel, lane_len),
             (Kind::TransactionCancel, 10),
@@ -76,12 +76,12 @@ impl Crowd {
         let mut neighbours = Vec::new();
         for (kind, len) in kinds {
             for _ in 0..len {
-                neighbours.push(Wish::new(&stage, kind, Course::AtOnce)?);
+                neighbours.push(Cancellation::new(&stage, kind, Course::AtOnce)?);
             }
         }
-        for wish in &poison {
+        for cancellation in &poison {
             // Whoever touches it is killed before an answer comes.
-            let hang = Fault::new(FaultKind::Hang).of(&wish.payments[0].1);
+            let hang = Fault::new(FaultKind::Hang).of(&cancellation.payments[0].1);
             stage.simulator.plan(hang.until_cleared()).await?;
         }
         // Of the calls that are under way when the first process dies, every other one has had its effect.
@@ -93,7 +93,7 @@ impl Crowd {
         ] {
             hanging.push(stage.simulator.plan(hang).await?);
         }
-        try_join_all(neighbours.iter().map(|wish| stage.publish(&wish.intent))).await?;
+        try_join_all(neighbours.iter().map(|cancellation| stage.publish(&cancellation.intent))).await?;
         Ok(Crowd { stage, neighbours, poison, hanging })
     }
 
@@ -103,7 +103,7 @@ impl Crowd {
         let worker = Process::work(&self.stage, &PATIENT)?;
         let crowd_len = self.neighbours.len();
         simulator.wait_until(STORY_MAX, |handle| handle.requests().len() >= crowd_len).await?;
-        try_join_all(self.poison.iter().map(|wish| self.stage.publish(&wish.intent))).await?;
+        try_join_all(self.poison.iter().map(|cancellation| self.stage.publish(&cancellation.intent))).await?;
         simulator.wait_until(STORY_MAX, |handle| self.touches(handle) > 0).await?;
         worker.kill().await?;
         for fault in &self.hanging {
@@ -114,7 +114,8 @@ impl Crowd {
 
     /// How often the gateway has been called or asked about the poison.
     fn touches(&self, simulator: &Handle) -> u64 {
-        let truths = self.poison.iter().filter_map(|wish| simulator.truth_of(&wish.payments[0].1));
+        let truths =
+            self.poison.iter().filter_map(|cancellation| simulator.truth_of(&cancellation.payments[0].1));
         truths.map(|truth| truth.calls.values().sum::<u64>()).sum()
     }
 
@@ -130,7 +131,7 @@ impl Crowd {
                 let poison = |event: &&Value| said(event) == "unresolved/poison";
                 let subjects: BTreeSet<_> =
                     events.iter().filter(poison).filter_map(|event| event["subject"].as_str()).collect();
-                self.poison.iter().all(|wish| subjects.contains(wish.subject()))
+                self.poison.iter().all(|cancellation| subjects.contains(cancellation.subject()))
             });
             tokio::select! {
                 touched = touched => {
@@ -150,7 +151,7 @@ impl Crowd {
 
     /// Waits until every neighbour has its last word.
     async fn ends(&self) -> Result<()> {
-        let all: BTreeSet<&str> = self.neighbours.iter().map(Wish::subject).collect();
+        let all: BTreeSet<&str> = self.neighbours.iter().map(Cancellation::subject).collect();
         let ended = |events: &[Value]| {
             let ended: BTreeSet<&str> = events
                 .iter()
@@ -187,8 +188,9 @@ impl Crowd {
         match tokio::time::timeout(PATIENCE, resting).await {
             Ok(rested) => rested,
             Err(_) => {
-                let told =
-                    |wish: &Wish| self.stage.ledger.events_of(wish.subject()).iter().map(said).collect();
+                let told = |cancellation: &Cancellation| {
+                    self.stage.ledger.events_of(cancellation.subject()).iter().map(said).collect()
+                };
                 let told: Vec<Vec<String>> = self.poison.iter().map(told).collect();
                 bail!(
                     "it never comes to rest: {:?}; the poison was touched {} times, and told as {told:?}",
@@ -215,17 +217,18 @@ async fn poison_dies(t: Context, poison: &[Kind], lane_len: usize) -> Result<()>
         let dead = ends.iter().find(|event| event["data"]["status"] == "unresolved");
         ensure!(dead.is_none(), "an innocent is told as {dead:?}");
     }
-    for wish in &crowd.poison {
-        let body = serde_json::to_vec(&wish.intent)?;
+    for cancellation in &crowd.poison {
+        let body = serde_json::to_vec(&cancellation.intent)?;
         let of_it = |letter: &Taken| letter.body == body;
         let poison = dead.iter().find(|letter| of_it(letter) && letter.headers["cancel-reason"] == "poison");
         let Taken { routing_key, headers, .. } = poison.context("the poison is a dead letter")?;
-        assert_eq!(*routing_key, format!("{}.poison", wish.kind.as_str()));
+        assert_eq!(*routing_key, format!("{}.poison", cancellation.kind.as_str()));
         assert_eq!(headers["cancel-strikes"], "3");
         dead.retain(|letter| !of_it(letter));
         // Whoever is killed between a publish and its ack leaves two copies. The second may find no process left that
         // dies of it; it is as unresolved as the first, under the same event id.
-        let told: BTreeSet<String> = crowd.stage.ledger.events_of(wish.subject()).iter().map(said).collect();
+        let told: BTreeSet<String> =
+            crowd.stage.ledger.events_of(cancellation.subject()).iter().map(said).collect();
         ensure!(told.contains("unresolved/poison"), "it is told as {told:?}");
         ensure!(told.iter().all(|said| said.starts_with("unresolved/")), "it is told as {told:?}");
     }
@@ -254,7 +257,7 @@ broker_test!(a_suspect_is_not_handled_before_it_has_left_its_lane);
 /// there would be two of it.
 async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
-    let suspect = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let suspect = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let (_, id) = &suspect.payments[0];
     stage.simulator.plan(Fault::new(FaultKind::Hang).after_effect().of(id)).await?;
     let first = Process::work(&stage, &[])?;
@@ -273,7 +276,7 @@ async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Res
     };
     second.stderr.wait_for("suspect in the isolation", handed_out).await?;
     // Whatever is not held up has been handled by the time when this has been.
-    let other = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let other = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     stage.publish(&other.intent).await?;
     other.ended(&stage, 1).await?;
     let touches = || {
@@ -290,22 +293,23 @@ async fn a_suspect_is_not_handled_before_it_has_left_its_lane(t: Context) -> Res
     nothing_is_left(&stage).await
 }
 
-broker_test!(a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on);
+broker_test!(a_step_that_panics_is_told_as_poison_and_its_neighbours_go_on);
 /// A bug that strikes one letter wherever it is handled, and no process: the letter is poison, its neighbours go on.
-async fn a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on(t: Context) -> Result<()> {
+async fn a_step_that_panics_is_told_as_poison_and_its_neighbours_go_on(t: Context) -> Result<()> {
     // Nobody of them is out of patience while the other one panics.
     let stage = Stage::new(&t, UNHURRIED).await?;
-    let neighbours: Vec<Wish> =
-        (0..20).map(|_| Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)).collect::<Result<_>>()?;
+    let neighbours: Vec<Cancellation> = (0..20)
+        .map(|_| Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce))
+        .collect::<Result<_>>()?;
     let hang = Fault::new(FaultKind::Hang).on(Endpoint::TransactionCancel);
     let hang = stage.simulator.plan(hang.until_cleared()).await?;
     let is_broken = Arc::new(AtomicBool::new(false));
     let broken = Arc::clone(&is_broken);
-    let dice = JitterSource::from_fn(move || {
-        assert!(!broken.load(Ordering::Relaxed), "the dice are broken");
+    let rng = JitterSource::from_fn(move || {
+        assert!(!broken.load(Ordering::Relaxed), "the jitter is broken");
         Jitter::new(0.5)
     });
-    let worker = stage.work_with(Clock::system(), dice)?;
+    let worker = stage.work_with(Clock::system(), rng)?;
     for neighbour in &neighbours {
         stage.publish(&neighbour.intent).await?;
     }
@@ -313,7 +317,7 @@ async fn a_story_that_panics_is_told_as_poison_and_its_neighbours_go_on(t: Conte
     stage.simulator.wait_until(PATIENCE, called).await?;
 
     is_broken.store(true, Ordering::Relaxed);
-    let poison = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let poison = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     stage.publish(&poison.intent).await?;
     let told = stage.ledger.end_of(poison.subject()).await?;
     assert_eq!(said(&told), "unresolved/poison");

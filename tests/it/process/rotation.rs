@@ -9,7 +9,7 @@ use paywall_simulator::{Fault, FaultKind};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::wishes::{Copies, Course, Wish};
+use super::cancellations::{Cancellation, Copies, Course};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -57,8 +57,8 @@ async fn keys_are_read_again_at_sighup_and_the_next_call_carries_them(t: Context
     let files = Files::new()?;
     files.write(&format!("{CANARY}-key"), &format!("{CANARY}-client\n"))?;
     let worker = Process::run(&files.toml(&stage)?, &[])?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
     worker.stderr.event("locked_out").await?;
 
     files.write("default-private-key", "default-private-client\n")?;
@@ -66,8 +66,8 @@ async fn keys_are_read_again_at_sighup_and_the_next_call_carries_them(t: Context
 
     let reloaded = worker.stderr.event("secrets_reloaded").await?;
     assert_eq!((&reloaded["pairs"], &reloaded["changed"]), (&json!(1), &json!(1)));
-    wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.ended(&stage, 1).await?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     let ended = worker.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(0));
     ensure!(!ended.stderr.text().contains(CANARY), "{}", ended.stderr.text());
@@ -91,9 +91,9 @@ async fn a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was(t: Context) ->
         (&failed["level"], &failed["key"]),
         (&json!("error"), &json!("merchants.default.private_client_file"))
     );
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
-    wish.ended(&stage, 1).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
+    cancellation.ended(&stage, 1).await?;
     let ended = worker.stop_by("TERM").await?;
     assert_eq!((ended.code, ended.stderr.events("locked_out").len()), (Some(0), 0));
     assert_eq!(ended.stderr.events("secrets_reloaded").len(), 0);
@@ -104,19 +104,19 @@ async fn a_key_file_that_cannot_be_used_leaves_the_pair_as_it_was(t: Context) ->
 broker_test!(sighup_during_a_call_changes_nothing_for_it);
 async fn sighup_during_a_call_changes_nothing_for_it(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "gateway = { call_timeout = \"40s\" }\ninquiry = { quiet = \"40s\" }").await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(cancellation.endpoint)).await?;
     let worker = Process::work(&stage, &[])?;
-    stage.publish(&wish.intent).await?;
-    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+    stage.publish(&cancellation.intent).await?;
+    stage.simulator.wait_for_calls(&cancellation.payments[0].1, cancellation.endpoint, 1, PATIENCE).await?;
 
     worker.signal("HUP").await?;
     let reloaded = worker.stderr.event("secrets_reloaded").await?;
     assert_eq!(reloaded["pairs"], 0, "no key comes from a file");
     stage.simulator.release();
 
-    wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.ended(&stage, 1).await?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     assert_eq!(worker.stop_by("TERM").await?.code, Some(0));
     Ok(())
 }

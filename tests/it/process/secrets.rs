@@ -10,7 +10,7 @@ use paywall_simulator::{Fault, FaultKind, Merchant, SimulatorConfig};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::wishes::{Course, Wish, audit};
+use super::cancellations::{Cancellation, Course, audit};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::Process;
@@ -149,31 +149,31 @@ async fn nothing_leaks(t: Context, log: &str) -> Result<()> {
     let stage = Stage::with_simulator(&t, &tuning(log), simulator).await?;
     let audit = audit(&t, &stage).await?;
     let worker = Process::work(&stage, &[("CANCEL_WORKER_LOG", "trace")])?;
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for kind in KINDS {
         // Success; doubt; locked out; and every answer, also to the looks that follow it.
-        wishes.push(Wish::new(&stage, kind, Course::AtOnce)?);
-        let in_doubt = Wish::new(&stage, kind, Course::AtOnce)?;
+        cancellations.push(Cancellation::new(&stage, kind, Course::AtOnce)?);
+        let in_doubt = Cancellation::new(&stage, kind, Course::AtOnce)?;
         let reset = Fault::new(FaultKind::Reset).on(in_doubt.endpoint).of(&in_doubt.payments[0].1);
         stage.simulator.plan(reset.after_effect()).await?;
-        wishes.push(in_doubt);
-        let mut of_a_stranger = Wish::new(&stage, kind, Course::AtOnce)?;
+        cancellations.push(in_doubt);
+        let mut of_a_stranger = Cancellation::new(&stage, kind, Course::AtOnce)?;
         of_a_stranger.intent["merchant"] = "stranger".into();
-        wishes.push(of_a_stranger);
+        cancellations.push(of_a_stranger);
         for answer in answers() {
-            let wish = Wish::new(&stage, kind, Course::AtOnce)?;
-            for (_, id) in &wish.payments {
+            let cancellation = Cancellation::new(&stage, kind, Course::AtOnce)?;
+            for (_, id) in &cancellation.payments {
                 stage.simulator.plan(Fault::new(answer.clone()).of(id).until_cleared()).await?;
             }
-            wishes.push(wish);
+            cancellations.push(cancellation);
         }
     }
-    for wish in &wishes {
-        stage.publish(&wish.intent).await?;
+    for cancellation in &cancellations {
+        stage.publish(&cancellation.intent).await?;
     }
     let malformed = publish_malformed(&stage).await?;
-    for wish in &wishes {
-        wish.ended(&stage, 1).await?;
+    for cancellation in &cancellations {
+        cancellation.ended(&stage, 1).await?;
     }
     stage
         .ledger
@@ -211,7 +211,9 @@ async fn nothing_leaks(t: Context, log: &str) -> Result<()> {
     for Taken { routing_key, headers, body } in dead {
         assert_clean("a dead letter's envelope", &format!("{routing_key} {headers:?}"))?;
         let is_own = malformed.contains(&body)
-            || wishes.iter().any(|wish| wish.intent.to_string().as_bytes() == body.as_slice());
+            || cancellations
+                .iter()
+                .any(|cancellation| cancellation.intent.to_string().as_bytes() == body.as_slice());
         ensure!(is_own, "a dead letter's body is the intent's own, byte for byte");
     }
     Ok(())

@@ -10,7 +10,7 @@ use paywall_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::wishes::{Copies, Course, Wish, nothing_is_left};
+use super::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::{Ended, Process};
@@ -72,11 +72,11 @@ async fn sigint_ends_an_idle_worker_and_says_so(t: Context) -> Result<()> {
 async fn during_a_call(t: Context, signal: &str) -> Result<()> {
     // The call may hang for as long as the test needs it to.
     let stage = Stage::new(&t, "gateway = { call_timeout = \"40s\" }\ninquiry = { quiet = \"40s\" }").await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(cancellation.endpoint)).await?;
     let worker = Process::work(&stage, &[])?;
-    stage.publish(&wish.intent).await?;
-    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+    stage.publish(&cancellation.intent).await?;
+    stage.simulator.wait_for_calls(&cancellation.payments[0].1, cancellation.endpoint, 1, PATIENCE).await?;
 
     worker.signal(signal).await?;
     let drain = worker.stderr.event("drain_started").await?;
@@ -86,8 +86,8 @@ async fn during_a_call(t: Context, signal: &str) -> Result<()> {
     assert_eq!(drain["held"], 1);
     assert_eq!(ended.code, Some(DONE), "{}", ended.stderr.text());
     assert_eq!(told(&ended), ["stopping", "drain_started", "decided", "drain_finished"]);
-    wish.ended(&stage, 1).await?;
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.ended(&stage, 1).await?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -106,11 +106,11 @@ async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another(
     let tuning =
         "gateway = { call_timeout = \"2s\" }\ninquiry = { quiet = \"2s\" }\nshutdown = { grace = \"200ms\" }";
     let stage = Stage::new(&t, tuning).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.simulator.plan(Fault::new(FaultKind::Hang).on(wish.endpoint)).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.simulator.plan(Fault::new(FaultKind::Hang).on(cancellation.endpoint)).await?;
     let worker = Process::work(&stage, &[])?;
-    stage.publish(&wish.intent).await?;
-    stage.simulator.wait_for_calls(&wish.payments[0].1, wish.endpoint, 1, PATIENCE).await?;
+    stage.publish(&cancellation.intent).await?;
+    stage.simulator.wait_for_calls(&cancellation.payments[0].1, cancellation.endpoint, 1, PATIENCE).await?;
 
     let ended = worker.stop_by("TERM").await?;
 
@@ -118,11 +118,11 @@ async fn a_call_longer_than_the_grace_period_is_given_back_and_ended_by_another(
     assert_eq!(told(&ended), ["stopping", "drain_started", "gave_back"]);
     assert_eq!(ended.stderr.event("gave_back").await?["letters_len"], 1);
     let lane = format!("{}.intents.transaction_cancel", stage.topology().prefix());
-    assert_eq!(back_in(&stage, &lane).await?, wish.intent, "the letter is back in its lane");
+    assert_eq!(back_in(&stage, &lane).await?, cancellation.intent, "the letter is back in its lane");
     let later = Process::work(&stage, &[("CANCEL_WORKER__SHUTDOWN__GRACE", "30s")])?;
-    wish.ended(&stage, 1).await?;
+    cancellation.ended(&stage, 1).await?;
     assert_eq!(later.stop_by("TERM").await?.code, Some(DONE));
-    wish.is_told_truly(&stage, Copies::One)?;
+    cancellation.is_told_truly(&stage, Copies::One)?;
     nothing_is_left(&stage).await
 }
 
@@ -146,10 +146,10 @@ broker_test!(a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back);
 async fn a_letter_whose_outcome_is_not_confirmed_in_time_is_given_back(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "shutdown = { grace = \"300ms\" }").await?;
     let proxy = Proxy::start(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let publish = proxy.hold(Frame::publish_to(&format!("{}.announce", stage.topology().prefix())));
     let worker = Process::work_through(&stage, proxy.url())?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     publish.held().await?;
 
     let ended = worker.stop_by("TERM").await?;
@@ -165,10 +165,10 @@ broker_test!(a_connection_lost_while_stopping_is_told_as_letters_given_back);
 async fn a_connection_lost_while_stopping_is_told_as_letters_given_back(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let proxy = Proxy::start(stage.url()).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let publish = proxy.hold(Frame::publish_to(&format!("{}.announce", stage.topology().prefix())));
     let worker = Process::work_through(&stage, proxy.url())?;
-    stage.publish(&wish.intent).await?;
+    stage.publish(&cancellation.intent).await?;
     publish.held().await?;
     worker.signal("TERM").await?;
     worker.stderr.event("drain_started").await?;

@@ -9,7 +9,7 @@ use paywall_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::wishes::{Course, Wish, audit};
+use super::cancellations::{Cancellation, Course, audit};
 use crate::support::Context;
 use crate::support::broker_test;
 use crate::support::process::{Lines, Process};
@@ -27,21 +27,22 @@ broker_test!(a_dead_lettered_letter_emits_its_event);
 async fn a_dead_lettered_letter_emits_its_event(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = Process::work(&stage, &[])?;
-    let mut malformed = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let mut malformed = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     malformed.intent["payment"]["paymentRequestId"] = "nonsense".into();
-    let mut unknown = Wish::new(&stage, Kind::BatchCancel, Course::AtOnce)?;
+    let mut unknown = Cancellation::new(&stage, Kind::BatchCancel, Course::AtOnce)?;
     unknown.intent["merchant"] = "nobody".into();
 
-    for (wish, reason, names) in [
+    for (cancellation, reason, names) in [
         (&malformed, "invalid_intent", "payment.paymentRequestId"),
         (&unknown, "unknown_merchant", "merchant"),
     ] {
-        stage.publish_bytes(wish.kind.as_str(), serde_json::to_vec(&wish.intent)?).await?;
+        stage.publish_bytes(cancellation.kind.as_str(), serde_json::to_vec(&cancellation.intent)?).await?;
         let told =
-            line(&worker.stderr, "dead_lettered", |line| line["cancel.intent_id"] == wish.subject()).await?;
+            line(&worker.stderr, "dead_lettered", |line| line["cancel.intent_id"] == cancellation.subject())
+                .await?;
         assert_eq!(told["level"], "error");
         assert_eq!(told["cancel.reason"], reason);
-        assert_eq!(told["cancel.kind"], wish.kind.as_str());
+        assert_eq!(told["cancel.kind"], cancellation.kind.as_str());
         let detail = told["detail"].as_str().unwrap_or_default();
         ensure!(detail.contains(names) && !detail.contains("nonsense"), "{detail}");
         ensure!(told["trace_id"].is_string(), "{told}");
@@ -65,8 +66,8 @@ async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> Result<()> {
         (&alarm["level"], &alarm["messaging.destination.name"]),
         (&"error".into(), &unrouted.as_str().into())
     );
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
-    stage.publish(&wish.intent).await?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    stage.publish(&cancellation.intent).await?;
     line(&worker.stderr, "unrouted", |line| line["depth"] == 2).await?;
 
     let kept = stage.take_all(&unrouted).await?;
@@ -74,7 +75,7 @@ async fn what_nobody_is_bound_to_is_alarmed_and_kept(t: Context) -> Result<()> {
     assert_eq!(keys, ["teleport", "transaction_cancel.cancelled"]);
     assert_eq!(kept[0].body, lost);
     let outcome: Value = serde_json::from_slice(&kept[1].body)?;
-    assert_eq!(outcome["subject"], wish.subject());
+    assert_eq!(outcome["subject"], cancellation.subject());
     worker.stderr.event("unrouted_cleared").await?;
     assert_eq!(worker.stop_by("TERM").await?.code, Some(0));
     Ok(())
@@ -100,9 +101,9 @@ async fn a_gateway_that_cannot_be_reached_is_one_line_for_each_host_and_cause(t:
     let worker = Process::work(&stage, &[])?;
     for kind in [Kind::AsyncCancel, Kind::TransactionCancel, Kind::ApmProvisionCancel] {
         // Several letters, and each of them tries several times.
-        let wishes = [(); 4].map(|()| Wish::new(&stage, kind, Course::AtOnce));
-        for wish in wishes {
-            stage.publish(&wish?.intent).await?;
+        let cancellations = [(); 4].map(|()| Cancellation::new(&stage, kind, Course::AtOnce));
+        for cancellation in cancellations {
+            stage.publish(&cancellation?.intent).await?;
         }
     }
     let all =
@@ -139,7 +140,7 @@ broker_test!(an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_a
 async fn an_endpoint_that_fails_is_told_when_it_begins_and_when_it_answers_again(t: Context) -> Result<()> {
     let stage = Stage::new(&t, "").await?;
     let worker = Process::work(&stage, &[])?;
-    let first = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let first = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     let reset = Fault::new(FaultKind::Reset).on(first.endpoint).times(2);
     stage.simulator.plan(reset).await?;
     stage.publish(&first.intent).await?;
@@ -161,13 +162,13 @@ async fn a_log_that_nobody_reads_holds_up_neither_work_nor_end(t: Context) -> Re
     let stage = Stage::new(&t, "").await?;
     // The pipe is full from the first line on.
     let (worker, _unread) = Process::work_unread(&stage, &[("CANCEL_WORKER_LOG", "trace")])?;
-    let wishes = (0..40).map(|_| Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce));
-    let wishes = wishes.collect::<Result<Vec<Wish>>>()?;
-    for wish in &wishes {
-        stage.publish(&wish.intent).await?;
+    let cancellations = (0..40).map(|_| Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce));
+    let cancellations = cancellations.collect::<Result<Vec<Cancellation>>>()?;
+    for cancellation in &cancellations {
+        stage.publish(&cancellation.intent).await?;
     }
-    for wish in &wishes {
-        wish.ended(&stage, 1).await?;
+    for cancellation in &cancellations {
+        cancellation.ended(&stage, 1).await?;
     }
     assert_eq!(worker.stop_by("TERM").await?.code, Some(0), "it ends within its grace period");
     Ok(())
@@ -193,30 +194,32 @@ async fn publish_in_trace(stage: &Stage, key: &str, body: &[u8], traceparent: AM
 }
 
 async fn a_trace_goes_on(t: Context, written: impl Fn(&str) -> AMQPValue) -> Result<()> {
-    const OF_WISH: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const OF_CANCELLATION: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const OF_MALFORMED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     let stage = Stage::new(&t, "").await?;
     let audit = audit(&t, &stage).await?;
-    let wish = Wish::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
+    let cancellation = Cancellation::new(&stage, Kind::TransactionCancel, Course::AtOnce)?;
     // So it goes through a delay queue.
-    let busy = Fault::new(FaultKind::http_retry_after(503, "0")).on(wish.endpoint);
+    let busy = Fault::new(FaultKind::http_retry_after(503, "0")).on(cancellation.endpoint);
     stage.simulator.plan(busy).await?;
-    let mut malformed = Wish::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
+    let mut malformed = Cancellation::new(&stage, Kind::AsyncCancel, Course::AtOnce)?;
     malformed.intent["payment"]["paymentRequestId"] = "nonsense".into();
     let worker = Process::work(&stage, &[("CANCEL_WORKER_LOG", "debug")])?;
 
-    for (wish, traceparent) in [(&wish, OF_WISH), (&malformed, OF_MALFORMED)] {
-        let body = wish.intent.to_string();
-        publish_in_trace(&stage, wish.kind.as_str(), body.as_bytes(), written(traceparent)).await?;
-        wish.ended(&stage, 1).await?;
+    for (cancellation, traceparent) in [(&cancellation, OF_CANCELLATION), (&malformed, OF_MALFORMED)] {
+        let body = cancellation.intent.to_string();
+        publish_in_trace(&stage, cancellation.kind.as_str(), body.as_bytes(), written(traceparent)).await?;
+        cancellation.ended(&stage, 1).await?;
     }
     let ended = worker.stop_by("TERM").await?;
 
-    let trace = trace_of(OF_WISH);
+    let trace = trace_of(OF_CANCELLATION);
     for event in ["waiting", "decided"] {
         let told = ended.stderr.events(event);
-        let told =
-            told.iter().find(|line| line["cancel.intent_id"] == wish.subject()).context(event.to_owned())?;
+        let told = told
+            .iter()
+            .find(|line| line["cancel.intent_id"] == cancellation.subject())
+            .context(event.to_owned())?;
         assert_eq!(told["trace_id"], trace, "{event}");
     }
     let calls = ended.stderr.events("called");
@@ -227,7 +230,7 @@ async fn a_trace_goes_on(t: Context, written: impl Fn(&str) -> AMQPValue) -> Res
 
     let outcomes = stage.take_all(&audit).await?;
     for (key, traceparent) in
-        [("transaction_cancel.cancelled", OF_WISH), ("async_cancel.rejected", OF_MALFORMED)]
+        [("transaction_cancel.cancelled", OF_CANCELLATION), ("async_cancel.rejected", OF_MALFORMED)]
     {
         let outcome = outcomes.iter().find(|outcome| outcome.routing_key == key).context(key)?;
         let header = outcome.headers.get("traceparent").context("it has one")?;

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
-use super::wishes::{Copies, Course, Wish, nothing_is_left};
+use super::cancellations::{Cancellation, Copies, Course, nothing_is_left};
 use crate::support::broker_test;
 use crate::support::certificates::{Authority, Folder, Issued};
 use crate::support::process::Process;
@@ -142,15 +142,15 @@ async fn everything_works_over_tls_with_a_client_certificate(t: Context) -> Resu
     let config = guarded.files.write("config.toml", stage.toml())?;
 
     let worker = Process::work(&stage, &[("CANCEL_WORKER_LOG", "trace")])?;
-    let wishes = [Kind::AsyncCancel, Kind::TransactionCancel]
-        .map(|kind| Wish::new(&stage, kind, Course::AtOnce))
+    let cancellations = [Kind::AsyncCancel, Kind::TransactionCancel]
+        .map(|kind| Cancellation::new(&stage, kind, Course::AtOnce))
         .into_iter()
-        .collect::<Result<Vec<Wish>>>()?;
-    stage.publish(&wishes[0].intent).await?;
-    let (code, text) = run(&config, &["publish"], &wishes[1].intent.to_string()).await?;
+        .collect::<Result<Vec<Cancellation>>>()?;
+    stage.publish(&cancellations[0].intent).await?;
+    let (code, text) = run(&config, &["publish"], &cancellations[1].intent.to_string()).await?;
     assert_eq!(code, Some(0), "{text}");
-    for wish in &wishes {
-        wish.ended(&stage, 1).await?;
+    for cancellation in &cancellations {
+        cancellation.ended(&stage, 1).await?;
     }
     for arguments in [&["check", "--broker"][..], &["topology", "apply"], &["topology", "verify"]] {
         let (code, text) = run(&config, arguments, "").await?;
@@ -159,8 +159,8 @@ async fn everything_works_over_tls_with_a_client_certificate(t: Context) -> Resu
     let ended = worker.stop_by("TERM").await?;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr.text());
     assert_clean("run", &format!("{}\n{}", ended.stdout, ended.stderr.text()))?;
-    for wish in &wishes {
-        wish.is_told_truly(&stage, Copies::One)?;
+    for cancellation in &cancellations {
+        cancellation.is_told_truly(&stage, Copies::One)?;
     }
     nothing_is_left(&stage).await?;
     guarded.broker.stop().await;

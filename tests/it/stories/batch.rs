@@ -114,30 +114,30 @@ impl Batch {
                 json!({ "merchantUniqueCode": item.code, "date": date.to_string() })
             })
             .collect();
-        let mut wish = scene.wish(Kind::BatchCancel, json!({ "payments": payments }));
+        let mut cancellation = scene.cancellation(Kind::BatchCancel, json!({ "payments": payments }));
         if let Some(day) = self.requested_on {
             let noon = day.at(12, 0, 0, 0).to_zoned(super::scene::zone())?.timestamp();
-            wish["requestedAt"] = json!(noon.to_string());
+            cancellation["requestedAt"] = json!(noon.to_string());
         }
-        scene.publish(&wish).await?;
-        Ok(wish)
+        scene.publish(&cancellation).await?;
+        Ok(cancellation)
     }
 
     /// Holds what was told to what must be told.
-    pub(super) fn check(&self, curtain: &Curtain, wish: &Value) -> Vec<String> {
+    pub(super) fn check(&self, curtain: &Curtain, cancellation: &Value) -> Vec<String> {
         let mut wrong = Vec::new();
-        let heard = curtain.heard(id_of(wish));
+        let heard = curtain.heard(id_of(cancellation));
         if heard != self.says {
             wrong.push(format!("{}: what is said is {heard:?} and not {:?}", self.name, self.says));
             return wrong;
         }
-        let end = curtain.end(id_of(wish));
+        let end = curtain.end(id_of(cancellation));
         if end["data"]["counts"] != self.counts {
             wrong
                 .push(format!("{}: counts are {} and not {}", self.name, end["data"]["counts"], self.counts));
         }
         for (index, item) in self.items.iter().enumerate() {
-            let heard = curtain.heard(&format!("{}/{}", id_of(wish), item.code));
+            let heard = curtain.heard(&format!("{}/{}", id_of(cancellation), item.code));
             if heard != [item.says] {
                 wrong.push(format!(
                     "{}: {heard:?} is said of {}, and not {}",
@@ -164,38 +164,42 @@ impl Batch {
 
 /// Plays batches all at once to their ends.
 pub(super) async fn play(scene: Scene, batches: Vec<Batch>) -> Result<(Curtain, Vec<Value>)> {
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for batch in &batches {
-        wishes.push(batch.publish(&scene).await?);
+        cancellations.push(batch.publish(&scene).await?);
     }
-    play_to_the_end(scene, batches, wishes).await
+    play_to_the_end(scene, batches, cancellations).await
 }
 
 /// The same in two acts: while the gateway's clock stands, until each batch is accepted; then it runs, and they end.
 async fn play_in_two_acts(scene: Scene, batches: Vec<Batch>) -> Result<(Curtain, Vec<Value>)> {
     scene.stage.simulator.freeze();
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for batch in &batches {
-        wishes.push(batch.publish(&scene).await?);
+        cancellations.push(batch.publish(&scene).await?);
     }
-    let ids: Vec<String> = wishes.iter().map(|wish| id_of(wish).to_owned()).collect();
+    let ids: Vec<String> = cancellations.iter().map(|cancellation| id_of(cancellation).to_owned()).collect();
     scene.all_accepted(&ids).await?;
     scene.stage.simulator.run();
-    play_to_the_end(scene, batches, wishes).await
+    play_to_the_end(scene, batches, cancellations).await
 }
 
 async fn play_to_the_end(
     scene: Scene,
     batches: Vec<Batch>,
-    wishes: Vec<Value>,
+    cancellations: Vec<Value>,
 ) -> Result<(Curtain, Vec<Value>)> {
-    let subjects: Vec<String> = wishes.iter().map(|wish| id_of(wish).to_owned()).collect();
+    let subjects: Vec<String> =
+        cancellations.iter().map(|cancellation| id_of(cancellation).to_owned()).collect();
     scene.ends_of(&subjects).await?;
     let curtain = scene.close().await?;
-    let wrong: Vec<String> =
-        batches.iter().zip(&wishes).flat_map(|(batch, wish)| batch.check(&curtain, wish)).collect();
+    let wrong: Vec<String> = batches
+        .iter()
+        .zip(&cancellations)
+        .flat_map(|(batch, cancellation)| batch.check(&curtain, cancellation))
+        .collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok((curtain, wishes))
+    Ok((curtain, cancellations))
 }
 
 fn cancelled_after(after_ms: u64) -> BatchPlan {
@@ -227,13 +231,13 @@ async fn a_batch_of_mixed_items_is_told_item_by_item_and_then_closed(t: Context)
     ];
     let counts = json!({ "cancelled": 6, "rejected": 5 });
     let batch = Batch::new("mixed", items, ["accepted", "closed"], counts);
-    let (curtain, wishes) = play(Scene::open(&t, "").await?, vec![batch]).await?;
+    let (curtain, cancellations) = play(Scene::open(&t, "").await?, vec![batch]).await?;
 
     let of_whole = |status: &str| {
         let found = curtain
             .events
             .iter()
-            .find(|e| e["subject"] == wishes[0]["intentId"] && e["data"]["status"] == *status);
+            .find(|e| e["subject"] == cancellations[0]["intentId"] && e["data"]["status"] == *status);
         found.unwrap()["data"].clone()
     };
     let accepted = of_whole("accepted");
@@ -313,9 +317,9 @@ async fn a_batch_in_doubt_is_called_again_only_with_what_was_not_done(t: Context
             Batch::new("after the effect", pair(1), whole, two()).struck(Fault::new(fault).after_effect()),
         );
     }
-    let (curtain, wishes) = play_in_two_acts(Scene::open(&t, "").await?, batches).await?;
+    let (curtain, cancellations) = play_in_two_acts(Scene::open(&t, "").await?, batches).await?;
 
-    let code = wishes[0]["payment"]["payments"][0]["merchantUniqueCode"].as_str().unwrap();
+    let code = cancellations[0]["payment"]["payments"][0]["merchantUniqueCode"].as_str().unwrap();
     let second = &curtain
         .scene
         .truth(code)
@@ -343,8 +347,8 @@ async fn an_item_that_a_reply_leaves_out_is_called_again_alone_until_its_attempt
     ];
     let counts = json!({ "cancelled": 1, "given_up": 1 });
     let batch = Batch::new("left out", items, ["accepted", "given_up/attempts_exhausted"], counts);
-    let (curtain, wishes) = play(Scene::open(&t, "").await?, vec![batch]).await?;
-    assert_eq!(curtain.dead_letter(id_of(&wishes[0])).headers["cancel-items"], "CG");
+    let (curtain, cancellations) = play(Scene::open(&t, "").await?, vec![batch]).await?;
+    assert_eq!(curtain.dead_letter(id_of(&cancellations[0])).headers["cancel-items"], "CG");
     Ok(())
 }
 
@@ -378,9 +382,9 @@ async fn an_item_that_a_reply_named_is_never_called_again_and_ends_unresolved_wi
         json!({ "unresolved": 1 }),
     )
     .struck(Fault::new(FaultKind::Reset));
-    let (curtain, wishes) =
+    let (curtain, cancellations) =
         play(Scene::open(&t, SOON_UNRESOLVED).await?, vec![batch, blind, unknown]).await?;
-    assert_eq!(curtain.dead_letter(id_of(&wishes[0])).headers["cancel-items"], "UUC");
+    assert_eq!(curtain.dead_letter(id_of(&cancellations[0])).headers["cancel-items"], "UUC");
     Ok(())
 }
 

@@ -52,17 +52,19 @@ broker_test!(a_late_copy_of_an_ordered_cancel_orders_nothing_again);
 async fn a_late_copy_of_an_ordered_cancel_orders_nothing_again(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default().cancelling(CancelPlan::waiting()))?;
-    let order = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
+    let order = scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
     scene.publish(&order).await?;
     scene
         .stage
         .ledger
         .wait_for("accepted", |events| events.iter().any(|e| e["data"]["status"] == "accepted"))
         .await?;
-    let withdrawal =
-        scene.wish(Kind::SyncCancelRollback, payment_of(Kind::SyncCancelRollback, &payment, scene.today()));
+    let withdrawal = scene.cancellation(
+        Kind::SyncCancelRollback,
+        payment_of(Kind::SyncCancelRollback, &payment, scene.today()),
+    );
     scene.publish(&withdrawal).await?;
-    scene.ends_of(&[&order, &withdrawal].map(|wish| id_of(wish).to_owned())).await?;
+    scene.ends_of(&[&order, &withdrawal].map(|cancellation| id_of(cancellation).to_owned())).await?;
 
     scene.publish(&order).await?;
     let ends = |events: &[Value]| {
@@ -86,14 +88,15 @@ async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_called(t: C
     let mut told = Vec::new();
     for kind in [Kind::AsyncCancel, Kind::SyncCancelRollback, Kind::TransactionCancel] {
         let payment = scene.stage.simulator.seed(ready_for(kind))?;
-        let wish = scene.wish(kind, payment_of(kind, &payment, scene.today()));
-        scene.publish(&wish).await?;
-        told.push((kind, wish, payment));
+        let cancellation = scene.cancellation(kind, payment_of(kind, &payment, scene.today()));
+        scene.publish(&cancellation).await?;
+        told.push((kind, cancellation, payment));
     }
-    let subjects: Vec<String> = told.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect();
+    let subjects: Vec<String> =
+        told.iter().map(|(_, cancellation, _)| id_of(cancellation).to_owned()).collect();
     scene.ends_of(&subjects).await?;
-    for (_, wish, _) in &told {
-        scene.publish(wish).await?;
+    for (_, cancellation, _) in &told {
+        scene.publish(cancellation).await?;
     }
     let ends_of = |events: &[Value], subject: &str| {
         events.iter().filter(|e| e["subject"] == subject && e["data"]["terminal"] == true).count()
@@ -102,8 +105,8 @@ async fn a_copy_of_what_this_process_has_done_is_asked_about_and_not_called(t: C
     scene.stage.ledger.wait_for("the ends of the copies", ended_twice).await?;
     let curtain = scene.close().await?;
 
-    for (kind, wish, payment) in &told {
-        assert_eq!(curtain.heard(id_of(wish)), [success_of(*kind).0], "{kind}");
+    for (kind, cancellation, payment) in &told {
+        assert_eq!(curtain.heard(id_of(cancellation)), [success_of(*kind).0], "{kind}");
         assert_eq!(curtain.scene.truth(&payment.id).calls_of(endpoint_of(*kind)), 1, "{kind}");
     }
     Ok(())
@@ -115,9 +118,9 @@ async fn a_delivery_that_comes_again_is_asked_about_before_it_is_called(t: Conte
     let mut told = Vec::new();
     for kind in OF_ONE_PAYMENT {
         let payment = scene.stage.simulator.seed(ready_for(kind))?;
-        let wish = scene.wish(kind, payment_of(kind, &payment, scene.today()));
-        scene.publish(&wish).await?;
-        told.push((kind, wish, payment));
+        let cancellation = scene.cancellation(kind, payment_of(kind, &payment, scene.today()));
+        scene.publish(&cancellation).await?;
+        told.push((kind, cancellation, payment));
     }
     let batch = Batch::new(
         "batch",
@@ -129,29 +132,30 @@ async fn a_delivery_that_comes_again_is_asked_about_before_it_is_called(t: Conte
         ["accepted", "closed"],
         json!({ "cancelled": 1 }),
     );
-    let batch_wish = batch.publish(&scene).await?;
+    let batch_cancellation = batch.publish(&scene).await?;
     for kind in Kind::ALL {
         take_and_give_back(&scene, kind).await?;
     }
 
     scene.work().await?;
-    let mut subjects: Vec<String> = told.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect();
-    subjects.push(id_of(&batch_wish).to_owned());
+    let mut subjects: Vec<String> =
+        told.iter().map(|(_, cancellation, _)| id_of(cancellation).to_owned()).collect();
+    subjects.push(id_of(&batch_cancellation).to_owned());
     scene.ends_of(&subjects).await?;
     let curtain = scene.close().await?;
 
-    for (kind, wish, payment) in &told {
+    for (kind, cancellation, payment) in &told {
         let (status, state) = success_of(*kind);
-        assert_eq!(curtain.heard(id_of(wish)), [status], "{kind}");
+        assert_eq!(curtain.heard(id_of(cancellation)), [status], "{kind}");
         let truth = curtain.scene.truth(&payment.id);
         assert_eq!((truth.calls_of(endpoint_of(*kind)), truth.state), (1, state), "{kind}");
         // The call that an earlier process may have made counts, too.
-        assert_eq!(curtain.end(id_of(wish))["data"]["attempts"], 2, "{kind}");
+        assert_eq!(curtain.end(id_of(cancellation))["data"]["attempts"], 2, "{kind}");
         if *kind != Kind::ApmProvisionCancel {
             assert_ne!(truth.log[0].endpoint, endpoint_of(*kind), "{kind} is asked about first");
         }
     }
-    let wrong = batch.check(&curtain, &batch_wish);
+    let wrong = batch.check(&curtain, &batch_cancellation);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -174,15 +178,16 @@ async fn an_outcome_that_no_ledger_listens_to_is_kept(t: Context) -> Result<()> 
     let channel = scene.stage.connection().create_channel().await?;
     channel.queue_delete(scene.stage.ledger.queue().into(), QueueDeleteOptions::default()).await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default())?;
-    let wish = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
-    scene.publish(&wish).await?;
+    let cancellation =
+        scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
+    scene.publish(&cancellation).await?;
 
     let unrouted = scene.stage.topology().unrouted();
     scene.wait_for_depth(&unrouted, 1).await?;
     let kept = scene.stage.take_all(&unrouted).await?;
     assert_eq!(kept[0].routing_key, "async_cancel.cancelled");
     let event: Value = serde_json::from_slice(&kept[0].body)?;
-    assert_eq!(event["subject"], wish["intentId"]);
+    assert_eq!(event["subject"], cancellation["intentId"]);
     scene.close().await?;
     Ok(())
 }
@@ -191,8 +196,9 @@ broker_test!(an_intent_with_an_unknown_routing_key_is_kept);
 async fn an_intent_with_an_unknown_routing_key_is_kept(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default())?;
-    let wish = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
-    let bytes = serde_json::to_vec(&wish)?;
+    let cancellation =
+        scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
+    let bytes = serde_json::to_vec(&cancellation)?;
     scene.stage.publish_bytes("async-cancel", bytes.clone()).await?;
 
     let unrouted = scene.stage.topology().unrouted();

@@ -69,7 +69,7 @@ broker_test!(a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again
 async fn a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let ordered = scene.stage.simulator.seed(SeedPhysical::default().cancelling(CancelPlan::waiting()))?;
-    let order = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &ordered, scene.today()));
+    let order = scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &ordered, scene.today()));
     scene.publish(&order).await?;
     scene
         .stage
@@ -78,16 +78,21 @@ async fn a_withdrawn_order_is_told_as_rolled_back_and_is_never_ordered_again(t: 
             events.iter().any(|e| e["subject"] == order["intentId"] && e["data"]["status"] == "accepted")
         })
         .await?;
-    let withdrawal =
-        scene.wish(Kind::SyncCancelRollback, payment_of(Kind::SyncCancelRollback, &ordered, scene.today()));
+    let withdrawal = scene.cancellation(
+        Kind::SyncCancelRollback,
+        payment_of(Kind::SyncCancelRollback, &ordered, scene.today()),
+    );
     scene.publish(&withdrawal).await?;
     // The order of an earlier intent was withdrawn, and whether ours came through is open.
     let unheard = scene.stage.simulator.seed(sold_and(CANCEL, 12))?;
     let fault = Fault::new(FaultKind::Reset).on(Endpoint::AsyncCancel).of(&unheard.id);
     scene.stage.simulator.plan(fault).await?;
-    let doubtful = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &unheard, scene.today()));
+    let doubtful =
+        scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &unheard, scene.today()));
     scene.publish(&doubtful).await?;
-    scene.ends_of(&[&order, &withdrawal, &doubtful].map(|wish| id_of(wish).to_owned())).await?;
+    scene
+        .ends_of(&[&order, &withdrawal, &doubtful].map(|cancellation| id_of(cancellation).to_owned()))
+        .await?;
     let curtain = scene.close().await?;
 
     assert_eq!(curtain.heard(id_of(&order)), ["accepted", "rolled_back"]);
@@ -233,15 +238,16 @@ async fn a_standing_sale_after_an_accepted_order_is_in_progress_until_nobody_can
     });
     let what = FaultKind::Raw { status: 200, headers: vec![], body: accepted.to_string() };
     scene.stage.simulator.plan(Fault::new(what).on(Endpoint::AsyncCancel).of(&payment.id)).await?;
-    let wish = scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
-    scene.publish(&wish).await?;
-    scene.ends_of(&[id_of(&wish).to_owned()]).await?;
+    let cancellation =
+        scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
+    scene.publish(&cancellation).await?;
+    scene.ends_of(&[id_of(&cancellation).to_owned()]).await?;
     let curtain = scene.close().await?;
 
-    assert_eq!(curtain.heard(id_of(&wish)), ["accepted", "unresolved/no_evidence"]);
-    assert_eq!(curtain.end(id_of(&wish))["data"]["reason"]["evidence"], "sale_stands");
+    assert_eq!(curtain.heard(id_of(&cancellation)), ["accepted", "unresolved/no_evidence"]);
+    assert_eq!(curtain.end(id_of(&cancellation))["data"]["reason"]["evidence"], "sale_stands");
     assert_eq!(curtain.scene.truth(&payment.id).calls_of(Endpoint::AsyncCancel), 1);
-    assert_eq!(curtain.dead_letter(id_of(&wish)).headers["cancel-announced"], "accepted,unresolved");
+    assert_eq!(curtain.dead_letter(id_of(&cancellation)).headers["cancel-announced"], "accepted,unresolved");
     Ok(())
 }
 

@@ -115,7 +115,7 @@ impl Scene {
     }
 
     /// An intent about this payment, requested now.
-    pub(crate) fn wish(&self, kind: Kind, payment: Value) -> Value {
+    pub(crate) fn cancellation(&self, kind: Kind, payment: Value) -> Value {
         json!({
             "intentId": Uuid::new_v4(),
             "kind": kind.as_str(),
@@ -126,17 +126,17 @@ impl Scene {
     }
 
     /// Publishes an intent; a second time it is a second copy.
-    pub(crate) async fn publish(&self, wish: &Value) -> Result<()> {
-        self.remember(wish)?;
-        self.stage.publish(wish).await
+    pub(crate) async fn publish(&self, cancellation: &Value) -> Result<()> {
+        self.remember(cancellation)?;
+        self.stage.publish(cancellation).await
     }
 
     /// Notes the bytes of an intent that is published in another way.
-    pub(crate) fn remember(&self, wish: &Value) -> Result<()> {
+    pub(crate) fn remember(&self, cancellation: &Value) -> Result<()> {
         self.bodies
             .lock()
             .expect("nobody panics with it")
-            .insert(id_of(wish).to_owned(), serde_json::to_vec(wish)?);
+            .insert(id_of(cancellation).to_owned(), serde_json::to_vec(cancellation)?);
         Ok(())
     }
 
@@ -326,8 +326,8 @@ pub(crate) fn zone() -> TimeZone {
 }
 
 /// The id of an intent.
-pub(crate) fn id_of(wish: &Value) -> &str {
-    wish["intentId"].as_str().expect("an intent has an id")
+pub(crate) fn id_of(cancellation: &Value) -> &str {
+    cancellation["intentId"].as_str().expect("an intent has an id")
 }
 
 fn is_end(event: &Value) -> bool {
@@ -519,7 +519,7 @@ pub(crate) struct Cast(Vec<(Row, Value, String)>);
 impl Cast {
     /// The intents' ids, in the order of the rows.
     pub(crate) fn ids(&self) -> Vec<String> {
-        self.0.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect()
+        self.0.iter().map(|(_, cancellation, _)| id_of(cancellation).to_owned()).collect()
     }
 }
 
@@ -644,8 +644,8 @@ impl Row {
         Row { payment_status: Some(status), ..self }
     }
 
-    fn check(&self, curtain: &Curtain, wish: &Value, id: &str) -> Vec<String> {
-        let heard = curtain.heard(id_of(wish));
+    fn check(&self, curtain: &Curtain, cancellation: &Value, id: &str) -> Vec<String> {
+        let heard = curtain.heard(id_of(cancellation));
         let mut wrong = Vec::new();
         let mut must_be = |what: &str, is: String, wanted: String| {
             if is != wanted {
@@ -656,9 +656,9 @@ impl Row {
         if heard.len() != self.says.len() {
             return wrong;
         }
-        let end = curtain.end(id_of(wish));
+        let end = curtain.end(id_of(cancellation));
         let data = &end["data"];
-        must_be("the reference", data["reference"].to_string(), wish["reference"].to_string());
+        must_be("the reference", data["reference"].to_string(), cancellation["reference"].to_string());
         if let Some(attempts) = self.attempts {
             must_be("attempts", data["attempts"].to_string(), attempts.to_string());
         }
@@ -728,12 +728,12 @@ impl Scene {
     pub(crate) async fn publish_rows(&self, rows: Vec<Row>) -> Result<Cast> {
         let mut played = Vec::new();
         for row in rows {
-            let (wish, id) = self.prepare(&row).await?;
-            played.push((row, wish, id));
+            let (cancellation, id) = self.prepare(&row).await?;
+            played.push((row, cancellation, id));
         }
-        for (row, wish, _) in &played {
+        for (row, cancellation, _) in &played {
             for _ in 0..row.copies {
-                self.publish(wish).await?;
+                self.publish(cancellation).await?;
             }
         }
         Ok(Cast(played))
@@ -753,16 +753,19 @@ impl Scene {
 
     /// Waits for the ends of published rows, stops, and holds every row to what it says.
     pub(crate) async fn finish(self, Cast(played): Cast) -> Result<Curtain> {
-        let subjects: Vec<String> = played.iter().map(|(_, wish, _)| id_of(wish).to_owned()).collect();
+        let subjects: Vec<String> =
+            played.iter().map(|(_, cancellation, _)| id_of(cancellation).to_owned()).collect();
         if let Err(error) = self.ends_of(&subjects).await {
-            let names: Vec<String> =
-                played.iter().map(|(row, wish, _)| format!("{} is {}", id_of(wish), row.name)).collect();
+            let names: Vec<String> = played
+                .iter()
+                .map(|(row, cancellation, _)| format!("{} is {}", id_of(cancellation), row.name))
+                .collect();
             return Err(error.context(names.join("\n")));
         }
         self.copies_have_ended(&played).await?;
         let curtain = self.close().await?;
         let wrong: Vec<String> =
-            played.iter().flat_map(|(row, wish, id)| row.check(&curtain, wish, id)).collect();
+            played.iter().flat_map(|(row, cancellation, id)| row.check(&curtain, cancellation, id)).collect();
         ensure!(wrong.is_empty(), "{}\n{} stale requests", wrong.join("\n"), curtain.stale_requests);
         Ok(curtain)
     }
@@ -770,7 +773,7 @@ impl Scene {
     /// Every copy of an intent tells its end by itself.
     async fn copies_have_ended(&self, played: &[(Row, Value, String)]) -> Result<()> {
         let wanted: Vec<(&str, usize)> =
-            played.iter().map(|(row, wish, _)| (id_of(wish), row.copies)).collect();
+            played.iter().map(|(row, cancellation, _)| (id_of(cancellation), row.copies)).collect();
         let all = |events: &[Value]| {
             wanted.iter().all(|(subject, copies)| {
                 events.iter().filter(|event| is_end(event) && event["subject"] == **subject).count()
@@ -790,11 +793,11 @@ impl Scene {
         for fault in &row.faults {
             self.stage.simulator.plan(fault.clone().of(&identity.id)).await?;
         }
-        let mut wish = self.wish(row.kind, payment_of(row.kind, &identity, self.today()));
+        let mut cancellation = self.cancellation(row.kind, payment_of(row.kind, &identity, self.today()));
         for (pointer, value) in &row.edits {
-            lay(&mut wish, pointer, value.clone());
+            lay(&mut cancellation, pointer, value.clone());
         }
-        Ok((wish, identity.id))
+        Ok((cancellation, identity.id))
     }
 }
 
@@ -861,9 +864,10 @@ pub(crate) fn inquiries_of(kind: Kind) -> &'static [Endpoint] {
     }
 }
 
-fn lay(wish: &mut Value, pointer: &str, value: Value) {
+fn lay(cancellation: &mut Value, pointer: &str, value: Value) {
     let (parent, field) = pointer.rsplit_once('/').expect("a pointer has a slash");
-    let parent = wish.pointer_mut(parent).and_then(Value::as_object_mut).expect("a pointer into an object");
+    let parent =
+        cancellation.pointer_mut(parent).and_then(Value::as_object_mut).expect("a pointer into an object");
     match value {
         Value::Null => parent.remove(field),
         value => parent.insert(field.to_owned(), value),

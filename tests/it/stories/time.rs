@@ -1,4 +1,4 @@
-//! Time and budgets: days that end, wishes from the future, letters that grow too old.
+//! Time and budgets: days that end, cancellations from the future, letters that grow too old.
 
 use anyhow::Result;
 use cancel_worker::domain::intent::Kind;
@@ -53,7 +53,7 @@ async fn what_was_requested_after_its_day_is_rejected_without_a_call(t: Context)
         ["closed"],
         json!({ "rejected": 1 }),
     );
-    let (mixed_wish, all_wish) = (mixed.publish(&scene).await?, all.publish(&scene).await?);
+    let (mixed_cancellation, all_cancellation) = (mixed.publish(&scene).await?, all.publish(&scene).await?);
     let row = Row::new("transaction", Kind::TransactionCancel, sold_on(days_ago(3)))
         .says(["rejected/same_day_window_closed"])
         .calls(0)
@@ -61,10 +61,12 @@ async fn what_was_requested_after_its_day_is_rejected_without_a_call(t: Context)
         .looks(Looks::None)
         .leaves(PaymentState::Stands);
     let cast = scene.publish_rows(vec![row]).await?;
-    scene.ends_of(&[&mixed_wish, &all_wish].map(|wish| id_of(wish).to_owned())).await?;
+    scene
+        .ends_of(&[&mixed_cancellation, &all_cancellation].map(|cancellation| id_of(cancellation).to_owned()))
+        .await?;
     let curtain = scene.finish(cast).await?;
 
-    let wrong = [mixed.check(&curtain, &mixed_wish), all.check(&curtain, &all_wish)].concat();
+    let wrong = [mixed.check(&curtain, &mixed_cancellation), all.check(&curtain, &all_cancellation)].concat();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -90,8 +92,8 @@ async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Context) -> R
         json!({ "cancelled": 1, "rejected": 1 }),
     )
     .requested_on(day);
-    let wish = batch.publish(&scene).await?;
-    scene.ends_of(&[id_of(&wish).to_owned()]).await?;
+    let cancellation = batch.publish(&scene).await?;
+    scene.ends_of(&[id_of(&cancellation).to_owned()]).await?;
     let curtain = scene
         .play(vec![
             late("stands", SeedVirtualPos::default())
@@ -101,7 +103,7 @@ async fn what_is_handled_too_late_is_asked_about_and_not_called(t: Context) -> R
             late("cancelled by another copy", cancelled).says(["cancelled"]).leaves(PaymentState::Cancelled),
         ])
         .await?;
-    let wrong = batch.check(&curtain, &wish);
+    let wrong = batch.check(&curtain, &cancellation);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -171,9 +173,9 @@ async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered(t: Context
         transaction("not done", not_done()).says([too_late]).leaves(PaymentState::Stands),
         transaction("done", not_heard()).says(["cancelled"]).leaves(PaymentState::Cancelled),
     ];
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for batch in &batches {
-        wishes.push(batch.publish(&scene).await?);
+        cancellations.push(batch.publish(&scene).await?);
     }
     let cast = scene.publish_rows(rows).await?;
     assert!(scene.clock.now() < midnight, "the machine is too slow to tell anything of this");
@@ -181,11 +183,15 @@ async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered(t: Context
     simulator.wait_until(PATIENCE, |simulator| simulator.now() > midnight).await?;
     simulator.clear_faults().await?;
 
-    let subjects: Vec<String> = wishes.iter().map(|wish| id_of(wish).to_owned()).collect();
+    let subjects: Vec<String> =
+        cancellations.iter().map(|cancellation| id_of(cancellation).to_owned()).collect();
     scene.ends_of(&subjects).await?;
     let curtain = scene.finish(cast).await?;
-    let wrong: Vec<String> =
-        batches.iter().zip(&wishes).flat_map(|(batch, wish)| batch.check(&curtain, wish)).collect();
+    let wrong: Vec<String> = batches
+        .iter()
+        .zip(&cancellations)
+        .flat_map(|(batch, cancellation)| batch.check(&curtain, cancellation))
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // What ends by the day's end was not told before another copy's last call could have been answered.
     let counts_from = midnight + SignedDuration::try_from(2 * QUIET)?;
@@ -196,8 +202,8 @@ async fn midnight_ends_what_was_not_done_and_nothing_that_was_ordered(t: Context
     Ok(())
 }
 
-broker_test!(a_wish_from_the_future_is_given_up_without_a_call);
-async fn a_wish_from_the_future_is_given_up_without_a_call(t: Context) -> Result<()> {
+broker_test!(an_intent_from_the_future_is_given_up_without_a_call);
+async fn an_intent_from_the_future_is_given_up_without_a_call(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let tomorrow = json!((scene.clock.now() + SignedDuration::from_mins(10)).to_string());
     let soon = json!((scene.clock.now() + SignedDuration::from_mins(4)).to_string());
@@ -222,8 +228,8 @@ async fn a_wish_from_the_future_is_given_up_without_a_call(t: Context) -> Result
     Ok(())
 }
 
-broker_test!(a_wish_for_a_merchant_without_keys_is_given_up_without_a_call);
-async fn a_wish_for_a_merchant_without_keys_is_given_up_without_a_call(t: Context) -> Result<()> {
+broker_test!(an_intent_for_a_merchant_without_keys_is_given_up_without_a_call);
+async fn an_intent_for_a_merchant_without_keys_is_given_up_without_a_call(t: Context) -> Result<()> {
     let rows = OF_ONE_PAYMENT.map(|kind| {
         Row::new(format!("{kind}"), kind, ready_for(kind))
             .with("/merchant", json!("nobody"))
@@ -270,24 +276,25 @@ async fn what_can_never_be_sent_is_given_up_by_its_age(t: Context) -> Result<()>
 broker_test!(what_the_broker_took_from_a_lane_is_unresolved_and_never_called);
 async fn what_the_broker_took_from_a_lane_is_unresolved_and_never_called(t: Context) -> Result<()> {
     let mut scene = Scene::without_worker(&t, "", None).await?;
-    let mut wishes = Vec::new();
+    let mut cancellations = Vec::new();
     for kind in OF_ONE_PAYMENT {
         let payment = scene.stage.simulator.seed(ready_for(kind))?;
-        let wish = scene.wish(kind, payment_of(kind, &payment, scene.today()));
-        publish_with_expiration(&scene, &wish).await?;
-        wishes.push((wish, payment));
+        let cancellation = scene.cancellation(kind, payment_of(kind, &payment, scene.today()));
+        publish_with_expiration(&scene, &cancellation).await?;
+        cancellations.push((cancellation, payment));
     }
     let rescue = format!("{}.rescue", scene.stage.topology().prefix());
     scene.wait_for_depth(&rescue, 4).await?;
 
     scene.work().await?;
-    let subjects: Vec<String> = wishes.iter().map(|(wish, _)| id_of(wish).to_owned()).collect();
+    let subjects: Vec<String> =
+        cancellations.iter().map(|(cancellation, _)| id_of(cancellation).to_owned()).collect();
     scene.ends_of(&subjects).await?;
     let curtain = scene.close().await?;
 
-    for (wish, payment) in &wishes {
-        assert_eq!(curtain.heard(id_of(wish)), ["unresolved/expired"]);
-        assert_eq!(curtain.end(id_of(wish))["data"]["attempts"], 0);
+    for (cancellation, payment) in &cancellations {
+        assert_eq!(curtain.heard(id_of(cancellation)), ["unresolved/expired"]);
+        assert_eq!(curtain.end(id_of(cancellation))["data"]["attempts"], 0);
         let truth = curtain.scene.truth(&payment.id);
         assert_eq!((truth.calls_total(), truth.inquiries_total()), (0, 0));
     }
@@ -295,8 +302,8 @@ async fn what_the_broker_took_from_a_lane_is_unresolved_and_never_called(t: Cont
 }
 
 /// What no order system may do: the broker takes the letter away before anybody has seen it.
-async fn publish_with_expiration(scene: &Scene, wish: &Value) -> Result<()> {
-    scene.remember(wish)?;
+async fn publish_with_expiration(scene: &Scene, cancellation: &Value) -> Result<()> {
+    scene.remember(cancellation)?;
     let channel = scene.stage.connection().create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let exchange = format!("{}.intents", scene.stage.topology().prefix());
@@ -304,9 +311,9 @@ async fn publish_with_expiration(scene: &Scene, wish: &Value) -> Result<()> {
     channel
         .basic_publish(
             exchange.as_str().into(),
-            wish["kind"].as_str().unwrap().into(),
+            cancellation["kind"].as_str().unwrap().into(),
             BasicPublishOptions::default(),
-            &serde_json::to_vec(wish)?,
+            &serde_json::to_vec(cancellation)?,
             properties,
         )
         .await?
@@ -340,8 +347,12 @@ async fn a_clock_that_is_set_back_makes_no_wait_longer(t: Context) -> Result<()>
     };
     let rows = vec![
         row("a busy gateway", Kind::AsyncCancel, FaultKind::http(429)).attempts(2),
-        row("a wish to be asked later", Kind::ApmProvisionCancel, FaultKind::http_retry_after(503, "3"))
-            .attempts(2),
+        row(
+            "a cancellation to be asked later",
+            Kind::ApmProvisionCancel,
+            FaultKind::http_retry_after(503, "3"),
+        )
+        .attempts(2),
         row("a doubt that has to be quiet", Kind::TransactionCancel, FaultKind::Reset).attempts(2),
         row("a door that is shut", Kind::AsyncCancel, FaultKind::http(401)).of_merchant("other").attempts(1),
     ];

@@ -594,7 +594,8 @@ broker_test!(a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_address
 async fn a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_addressed(t: Context) -> Result<()> {
     let scene = Scene::open(&t, "").await?;
     let payment = scene.stage.simulator.seed(SeedPhysical::default())?;
-    let good = || scene.wish(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
+    let good =
+        || scene.cancellation(Kind::AsyncCancel, payment_of(Kind::AsyncCancel, &payment, scene.today()));
 
     let mut typo = good();
     typo["payment"]["paymentRequestID"] = typo["payment"]["paymentRequestId"].clone();
@@ -609,13 +610,13 @@ async fn a_malformed_letter_is_dead_at_once_and_told_where_it_can_be_addressed(t
     // A lane is taken in its order, so what came after the bad ones comes last.
     let last = good();
     scene.publish(&last).await?;
-    scene.ends_of(&[&typo, &elsewhere, &last].map(|wish| id_of(wish).to_owned())).await?;
+    scene.ends_of(&[&typo, &elsewhere, &last].map(|cancellation| id_of(cancellation).to_owned())).await?;
     let curtain = scene.close().await?;
 
-    for wish in [&typo, &elsewhere] {
-        assert_eq!(said(curtain.end(id_of(wish))), "rejected/invalid_intent");
-        assert_eq!(curtain.end(id_of(wish))["data"]["attempts"], 0);
-        assert_eq!(curtain.dead_letter(id_of(wish)).routing_key, "async_cancel.invalid_intent");
+    for cancellation in [&typo, &elsewhere] {
+        assert_eq!(said(curtain.end(id_of(cancellation))), "rejected/invalid_intent");
+        assert_eq!(curtain.end(id_of(cancellation))["data"]["attempts"], 0);
+        assert_eq!(curtain.dead_letter(id_of(cancellation)).routing_key, "async_cancel.invalid_intent");
     }
     let detail = &curtain.dead_letter(id_of(&typo)).headers["cancel-detail"];
     assert!(detail.contains("paymentRequestID") && !detail.contains(&payment.id), "{detail}");

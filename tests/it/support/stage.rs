@@ -163,9 +163,9 @@ impl Stage {
         self.work_with(clock, JitterSource::system())
     }
 
-    /// Starts a worker in this process with a clock and dice of the test's choice.
-    pub(crate) fn work_with(&self, clock: Clock, dice: JitterSource) -> Result<Working> {
-        self.work_as(clock, dice, |_| {})
+    /// Starts a worker in this process with a clock and rng of the test's choice.
+    pub(crate) fn work_with(&self, clock: Clock, rng: JitterSource) -> Result<Working> {
+        self.work_as(clock, rng, |_| {})
     }
 
     /// Starts a worker in this process that calls delays late and stuck by these limits, and gives what it knows of them.
@@ -177,7 +177,7 @@ impl Stage {
         Ok((working, delays))
     }
 
-    fn work_as(&self, clock: Clock, dice: JitterSource, make: impl FnOnce(&mut Worker)) -> Result<Working> {
+    fn work_as(&self, clock: Clock, rng: JitterSource, make: impl FnOnce(&mut Worker)) -> Result<Working> {
         let config = load(&self.toml)?;
         let gateway = Gateway::new(&config.gateway, &config.merchants)?;
         let settings = Settings::new(
@@ -187,7 +187,7 @@ impl Stage {
             &config.policy.tiers,
             Timeouts::default(),
         )?;
-        let mut worker = Worker::new(&config, gateway.clone(), clock, dice);
+        let mut worker = Worker::new(&config, gateway.clone(), clock, rng);
         make(&mut worker);
         let (set_backs, delays) = (Arc::clone(&worker.set_backs), Arc::clone(&worker.delays));
         let worker = Arc::new(worker);
