@@ -107,10 +107,14 @@ impl LockOuts {
         let heard = match verdict {
             Verdict::LockedOut(scope) => {
                 let ([api, endpoint], [of_api, of_endpoint]) = (scopes(kind, merchant), probes);
-                let (scope, probe) = match scope {
-                    LockOutScope::Api => (api, of_api),
-                    LockOutScope::Endpoint => (endpoint, of_endpoint),
+                let ((scope, probe), (other, other_probe)) = match scope {
+                    LockOutScope::Api => ((api, of_api), (endpoint, of_endpoint)),
+                    LockOutScope::Endpoint => ((endpoint, of_endpoint), (api, of_api)),
                 };
+                // The reply speaks of one of them; the probe of the other has found out nothing.
+                if let Some(lockout) = self.0.get_mut(&other) {
+                    lockout.hear(LockOutSignal::Nothing, other_probe, now, tiers, jitter);
+                }
                 let heard = LockOutSignal::LockedOut(last.clone());
                 return self.0.entry(scope).or_default().hear(heard, probe, now, tiers, jitter);
             }
@@ -197,6 +201,25 @@ mod tests {
         assert_eq!(next(&lockouts, Kind::SyncCancelRollback, &merchants[..1]), Some(Duration::from_secs(1)));
         assert_eq!(next(&lockouts, Kind::TransactionCancel, &merchants[..1]), None);
         assert_eq!(next(&lockouts, Kind::AsyncCancel, &[]), None);
+    }
+
+    #[test]
+    fn a_probe_of_two_lock_outs_that_hears_of_one_frees_the_next_probe_of_the_other() {
+        let mut lockouts = LockOuts::default();
+        locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Api);
+        locked(&mut lockouts, Kind::AsyncCancel, LockOutScope::Endpoint);
+        let (one, probe_max) = (merchant("one"), Duration::from_secs(60));
+        let at = Duration::from_secs(2);
+        let probes = lockouts.pass(Kind::AsyncCancel, &one, at, probe_max).expect("it is the probe of both");
+        assert!(probes.iter().all(Option::is_some));
+        let tier = Tier { length: Duration::from_secs(1), name: "1s".to_owned() };
+        let tiers = Tiers::try_new(vec![tier]).expect("tiers");
+        let verdict = Verdict::LockedOut(LockOutScope::Endpoint);
+        let moment = (at, &tiers, Jitter::new(0.0));
+        lockouts.hear(Kind::AsyncCancel, &one, &verdict, &LastReply::default(), probes, moment);
+        // Another endpoint of the API waits for the shortest delay, and not until the probe is given up on.
+        let next = lockouts.next_probe(Kind::SyncCancelRollback, [&one].into_iter(), at);
+        assert_eq!(next, Some(Duration::from_secs(1)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod breakers;
 mod limits;
 mod lockouts;
 
-use breakers::{Breakers, MerchantPause, Ticket};
+use breakers::{BreakerProbe, Breakers, MerchantPause};
 use limits::{ApiLimits, Use};
 pub use limits::{LimitPermit, ROOM_WAIT_MAX};
 use lockouts::{LockOuts, LockedOut, Probes};
@@ -45,7 +45,7 @@ pub struct Admission {
     keyed: BTreeMap<Api, BTreeSet<MerchantName>>,
     tiers: Tiers,
     retry_after_max: Duration,
-    /// A letter that finds out is given up on after this.
+    /// A probe without a result is given up on after this.
     probe_max: Duration,
     clock: Clock,
     jitter: JitterSource,
@@ -95,7 +95,7 @@ pub struct Admitted<'a> {
     admission: &'a Admission,
     kind: Kind,
     caller: Caller,
-    ticket: Option<Ticket>,
+    ticket: Option<BreakerProbe>,
     lockout: Probes,
     heard: bool,
     _place: LimitPermit,
@@ -318,7 +318,8 @@ impl Admitted<'_> {
         };
         let is_paused = known.breakers.next_probe(kind, now).is_some();
         drop(known);
-        if was_paused || is_paused || lockout != LockOutChange::None {
+        let is_probe = self.lockout.iter().any(Option::is_some);
+        if was_paused || is_paused || is_probe || lockout != LockOutChange::None {
             self.admission.changed.notify_one();
         }
         match lockout {
