@@ -29,11 +29,14 @@
 //! | word | meaning |
 //! |---|---|
 //! | letter | one message with an intent, and the headers that it carries from step to step |
-//! | delivery | a letter in our hands, until it is settled |
+//! | delivery | a letter that the broker has delivered to us, until it is settled (in flight, held) |
 //! | lane | the queue of one kind that order systems publish to |
 //! | intent, kind | what somebody wants to be cancelled, and by which of the gateway's endpoints |
 //! | step | what is done with one delivery: at most one call, or the inquiries of one look |
 //! | plan | what a step is to do: one call, one look, to wait, or nothing |
+//! | look | the inquiries of one step, which ask the gateway what became of a payment |
+//! | phase | `call`: the letter may call; `settle`: it only looks, until evidence of *not done* |
+//! | quiet | the time after a call in which evidence of *not done* does not count yet |
 //! | reply | what came back from the gateway, and what did not |
 //! | verdict | what the reply to a call means |
 //! | evidence | what a look shows |
@@ -43,6 +46,12 @@
 //! | settle | to ack a delivery once everything that was decided about it is confirmed |
 //! | doubt | a call may have had an effect |
 //! | isolation | where letters that may crash a process are handled one at a time |
+//! | suspect | a letter that may have crashed the process that held it |
+//! | copy | a second letter with the same bytes |
+//! | returns, hop | the queue of a kind for letters whose wait is over; the way through one delay queue |
+//! | rescue | the queue of letters that the broker has dead-lettered from a lane |
+//! | announce | to publish what was decided, and to wait for its confirms |
+//! | taps | the exchange where outcomes can be read without being a ledger |
 //! | strike | a crash with this letter in hand |
 //! | generation | everything that was built on one pair of connections to the broker |
 #![warn(clippy::too_many_lines)]

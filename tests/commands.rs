@@ -158,7 +158,7 @@ async fn the_first_help_says_what_it_is_and_what_its_ends_mean() {
 #[tokio::test]
 async fn the_help_of_every_command_says_what_it_does() {
     for (command, words) in [
-        (&["run"][..], "A wrong configuration is told completely, by key, before anything connects"),
+        (&["run"][..], "All mistakes of the configuration are reported, by key, before anything connects"),
         (&["check"], "Without --broker nothing connects"),
         (&["topology"], "`run` declares by itself what is missing"),
         (&["topology", "print"], "connects to nothing"),
@@ -167,7 +167,7 @@ async fn the_help_of_every_command_says_what_it_does() {
         (&["topology", "diff"], "exits with 0 whatever it finds"),
         (&["publish"], "All of them are checked, and all mistakes told, before the first is published"),
         (&["topology", "permissions"], "as commands that a shell takes"),
-        (&["outcomes"], "so it never stands in for a ledger"),
+        (&["outcomes"], "so it never counts as a ledger"),
         (&["simulate"], "POST /control/payments"),
     ] {
         let ended = run(&[command, &["--help"]].concat()).await;

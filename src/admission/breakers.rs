@@ -8,9 +8,9 @@ use crate::domain::gate::{Pass, Probe};
 use crate::domain::intent::{Kind, MerchantName};
 use crate::domain::retry::Jitter;
 
-/// The breakers: one a lane, which hears all merchants, and one for each merchant in it. A letter faces the lane's as
-/// long as that one is paused, else its merchant's. There are as many as merchants times kinds, so they are never
-/// forgotten.
+/// The breakers: one for each lane, fed by the calls of all merchants, and one for each merchant in it. While the lane's
+/// breaker is paused, it decides about a letter; else the merchant's does. Their number is bounded by merchants times
+/// kinds, so none is ever removed.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     lanes: BTreeMap<Kind, Breaker>,
@@ -19,12 +19,12 @@ pub(super) struct Breakers {
 
 /// A probe, and whose pause it may end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ticket {
+pub(super) enum BreakerProbe {
     Lane(Probe),
     Merchant(Probe),
 }
 
-/// A merchant's pause that begins or ends. Those of the lane as a whole are told with what it takes.
+/// A merchant's pause that begins or ends. A pause of the whole lane is logged by `Admission::consume_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MerchantPause {
     None,
@@ -41,7 +41,7 @@ impl Breakers {
         merchant: &MerchantName,
         now: Duration,
         probe_max: Duration,
-    ) -> Result<Option<Ticket>, Duration> {
+    ) -> Result<Option<BreakerProbe>, Duration> {
         let lane = self.lanes.entry(kind).or_default();
         let is_lane = lane.paused_for(now).is_some();
         let breaker = match is_lane {
@@ -53,8 +53,8 @@ impl Breakers {
         };
         match breaker.pass(now, probe_max) {
             Pass::Open => Ok(None),
-            Pass::Probe(probe) if is_lane => Ok(Some(Ticket::Lane(probe))),
-            Pass::Probe(probe) => Ok(Some(Ticket::Merchant(probe))),
+            Pass::Probe(probe) if is_lane => Ok(Some(BreakerProbe::Lane(probe))),
+            Pass::Probe(probe) => Ok(Some(BreakerProbe::Merchant(probe))),
             Pass::Wait(_) => Err(breaker.paused_for(now).unwrap_or_default()),
         }
     }
@@ -64,7 +64,7 @@ impl Breakers {
         self.facing(kind, merchant, now)?.paused_for(now)
     }
 
-    /// The same, if nobody may find out now.
+    /// The same, if no probe may pass now.
     pub(super) fn waits(&self, kind: Kind, merchant: &MerchantName, now: Duration) -> Option<Duration> {
         let breaker = self.facing(kind, merchant, now)?;
         breaker.next_probe(now).filter(|next| !next.is_zero()).and_then(|_| breaker.paused_for(now))
@@ -87,14 +87,14 @@ impl Breakers {
         kind: Kind,
         caller: &Caller,
         heard: EndpointSignal,
-        ticket: Option<Ticket>,
+        ticket: Option<BreakerProbe>,
         moment: (Duration, Jitter),
     ) -> MerchantPause {
         let (now, jitter) = moment;
         let (of_lane, of_merchant) = match ticket {
             None => (None, None),
-            Some(Ticket::Lane(probe)) => (Some(probe), None),
-            Some(Ticket::Merchant(probe)) => (None, Some(probe)),
+            Some(BreakerProbe::Lane(probe)) => (Some(probe), None),
+            Some(BreakerProbe::Merchant(probe)) => (None, Some(probe)),
         };
         let lane = self.lanes.entry(kind).or_default();
         lane.hear(heard, caller, of_lane, now, jitter);
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(breakers.next_probe(KIND, NOW), None);
         let later = NOW + Duration::from_secs(1);
         let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
-        assert!(matches!(faced, Ok(Some(Ticket::Merchant(_)))), "{faced:?}");
+        assert!(matches!(faced, Ok(Some(BreakerProbe::Merchant(_)))), "{faced:?}");
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         hear(&mut breakers, "two", EndpointSignal::Failed);
         let later = NOW + Duration::from_secs(1);
         let faced = breakers.pass(KIND, &merchant("one"), later, PROBE_MAX);
-        assert!(matches!(faced, Ok(Some(Ticket::Lane(_)))), "{faced:?}");
+        assert!(matches!(faced, Ok(Some(BreakerProbe::Lane(_)))), "{faced:?}");
         hear(&mut breakers, "two", EndpointSignal::Answered);
         assert!(!waits(&mut breakers, KIND, "one"));
     }

@@ -11,7 +11,7 @@ use crate::config;
 use crate::domain::intent::{Api, Kind};
 use crate::domain::rate::Rate;
 
-/// How long a step waits for room. Longer than it takes while the gateway answers; what waits beyond that waits in a
+/// How long a step waits for a limit of the API. That is enough while the gateway answers; after it the letter goes to a
 /// delay queue, where it holds no permit of its lane.
 pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -49,7 +49,7 @@ struct Limit {
     lines: BTreeMap<Use, tokio::sync::Mutex<()>>,
 }
 
-/// Places for calls and looks: some kept for each use, the others taken as they are asked for.
+/// Places for calls and looks: some are reserved for each use, the others are shared.
 #[derive(Debug)]
 struct Room {
     kept: BTreeMap<Use, Arc<Semaphore>>,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::finding::{BrokerObject, Finding, Problem};
 
-/// Findings that one deed fixes: one of them, or all that say the same of other exchanges and queues.
+/// Findings with one fix: a single one, or several that report the same of different exchanges and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause<'a> {
     findings: Vec<&'a Finding>,

@@ -62,7 +62,7 @@ pub(super) struct Consumer {
     permits: Arc<Semaphore>,
     held: Weak<()>,
     said: watch::Receiver<Said>,
-    /// It is consumed alone, which is what others are barred for.
+    /// It is consumed over a connection of its own, so `barred` does not apply.
     is_alone: bool,
     step: Duration,
 }
@@ -125,8 +125,8 @@ impl Consumer {
         }
     }
 
-    /// Takes as much as is said, beginning with what is being consumed, until the generation ends or is drained.
-    /// Gives out the letters that were delivered and that no permit was there for.
+    /// Consumes as the mode says, beginning with the consumer that is there, until the generation ends or is drained.
+    /// Returns the letters that were delivered while no permit was free.
     pub(super) async fn tend(
         mut self,
         mut consuming: Option<(ConsumerChannel, lapin::Consumer)>,
@@ -141,7 +141,7 @@ impl Consumer {
                 None => generation.while_it_lasts(self.next_to_consume(&sink, &mut channels)).await.flatten(),
             };
             let Some((channel, stream)) = next else { break };
-            let beyond = self.consume_as_said(&channel, stream, &sink).await;
+            let beyond = self.consume_until_mode_changes(&channel, stream, &sink).await;
             if generation.why().is_some() {
                 return beyond;
             }
@@ -181,7 +181,7 @@ impl Consumer {
                 sink.generation.end(error.into());
                 return None;
             }
-            self.wait_for_word(&sink.draining).await;
+            self.wait_for_state_change(&sink.draining).await;
         }
     }
 
@@ -193,7 +193,7 @@ impl Consumer {
 
     /// Consumes until it is said otherwise, or nothing more is to be taken; then what the broker had sent already
     /// has been handed on. When the generation ends before, gives out what could not be.
-    async fn consume_as_said(
+    async fn consume_until_mode_changes(
         &self,
         channel: &ConsumerChannel,
         stream: lapin::Consumer,
@@ -203,19 +203,19 @@ impl Consumer {
         let stopping = CancellationToken::new();
         let pump = self.pump(stream, channel, sink, &stopping);
         let mut pump = std::pin::pin!(pump);
-        let said_otherwise = async {
+        let mode_changed = async {
             // The sender outlives every generation.
             tokio::select! {
                 () = sink.draining.cancelled() => {}
                 _ = said.wait_for(|said| self.mode_of(*said) != ConsumeMode::All) => {}
             }
-            channel.calm().await;
+            channel.hold_acks_until_idle().await;
         };
         tokio::select! {
             biased;
             // The generation has ended.
             beyond = &mut pump => return beyond,
-            () = said_otherwise => {}
+            () = mode_changed => {}
         }
         stopping.cancel();
         let cancelling = async {
@@ -225,14 +225,14 @@ impl Consumer {
         };
         let cancelled = async {
             sink.generation.while_it_lasts(cancelling).await;
-            channel.let_acks_flow();
+            channel.release_acks();
         };
         let ((), beyond) = tokio::join!(cancelled, pump);
         beyond
     }
 
     /// Waits until something is said again, or nothing more is to be taken.
-    async fn wait_for_word(&mut self, draining: &CancellationToken) {
+    async fn wait_for_state_change(&mut self, draining: &CancellationToken) {
         tokio::select! {
             biased;
             () = draining.cancelled() => {}
@@ -271,7 +271,7 @@ impl Consumer {
         if self.prefetch > BURST_BEGINS_AT {
             for _ in 0..2 {
                 let is_lasting = sink.generation.why().is_none();
-                if !is_lasting || self.ask_the_queue(&channel, &sink).await.is_err() {
+                if !is_lasting || self.wait_for_stored_acks(&channel, &sink).await.is_err() {
                     break;
                 }
                 channel.until_settled().await;
@@ -281,7 +281,11 @@ impl Consumer {
         channel.close().await;
     }
 
-    async fn ask_the_queue(&self, channel: &ConsumerChannel, sink: &DeliverySink) -> Result<(), Error> {
+    async fn wait_for_stored_acks(
+        &self,
+        channel: &ConsumerChannel,
+        sink: &DeliverySink,
+    ) -> Result<(), Error> {
         // Semaphores of the intake are never closed.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return Ok(()) };
         let step = format!("ask queue `{}` for its last word", self.queue);

@@ -15,8 +15,8 @@ use super::error::Error;
 use super::generation::Generation;
 use super::step::{short, within};
 
-/// How often a queue is looked at until nothing of it is on its way any more.
-const CALM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
+/// How often the queue's depth is read until no delivery of it is on its way.
+const IDLE_POLL: Duration = Duration::from_millis(50);
 
 /// No ack is held back for longer.
 pub const ACK_HELD_MAX: Duration = Duration::from_secs(5);
@@ -92,8 +92,8 @@ impl ConsumerChannel {
         Ok(within(step, self.step, asking).await?.map(|message| message.delivery))
     }
 
-    /// Lets the acks out that [`calm`](ConsumerChannel::calm) has held back.
-    pub(super) fn let_acks_flow(&self) {
+    /// Lets the acks out that [`hold_acks_until_idle`](ConsumerChannel::hold_acks_until_idle) has held back.
+    pub(super) fn release_acks(&self) {
         self.flow.send_modify(|flow| flow.acks = Acks::Flow);
     }
 
@@ -104,7 +104,7 @@ impl ConsumerChannel {
     /// Silence would prove nothing: a broker that writes to its disk can be silent for a second.
     ///
     /// The depth is asked for by a channel of its own, which a broker closes if the right to look is missing.
-    pub(super) async fn calm(&self) {
+    pub(super) async fn hold_acks_until_idle(&self) {
         self.flow.send_modify(|flow| flow.acks = Acks::Wait);
         let mut flow = self.flow.subscribe();
         let calming = async {
@@ -118,7 +118,7 @@ impl ConsumerChannel {
                 if is_empty && self.has_answered().await && !flow.has_changed().is_ok_and(|changed| changed) {
                     return;
                 }
-                let _ = timeout(CALM_LOOKED_FOR_EVERY, flow.changed()).await;
+                let _ = timeout(IDLE_POLL, flow.changed()).await;
             }
         };
         let _ = timeout(ACK_HELD_MAX, calming).await;

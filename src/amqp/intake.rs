@@ -39,7 +39,7 @@ pub(super) struct Served {
     pub(super) source: Source,
     pub(super) prefetch: u16,
     pub(super) permits: Arc<Semaphore>,
-    /// Outlives a generation: the next one begins with what was said last.
+    /// Outlives a generation: the next one begins with the last state.
     pub(super) said: watch::Sender<Said>,
 }
 

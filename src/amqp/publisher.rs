@@ -293,7 +293,7 @@ impl PublishSession {
     pub(super) async fn shut(&self) {
         self.publisher.generation.end(Ended::Closed);
         self.publisher.confirms.over().await;
-        // A broker that takes nothing does not take a goodbye.
+        // A broker that reads nothing from this connection does not read its close either.
         if !self.publisher.generation.is_blocked() {
             self.broker.close(&self.connection).await;
         }

@@ -46,11 +46,11 @@ pub struct Session {
     /// The delivery that is next, while an alarm holds it up.
     pub(super) next: Option<Delivery>,
     pub(super) draining: CancellationToken,
-    /// They end with the generation, and give out what they have not handed on.
+    /// One task for each consumer. It ends with the generation, and returns the letters that it has not passed on.
     pub(super) pumps: JoinSet<Vec<Letter>>,
     /// The broker does not fit any more.
     pub(super) unfit: CancellationToken,
-    /// What goes on until it is given back.
+    /// Background tasks; [`give_back`](Session::give_back) aborts them.
     pub(super) tasks: JoinSet<()>,
 }
 
@@ -131,8 +131,8 @@ impl Session {
     pub async fn give_back(&mut self) -> NotBegun {
         self.generation.end(Ended::Closed);
         let mut letters: Vec<Letter> = Vec::new();
-        // They do not wait for anybody: the permits that they hold are the next generation's from now on, however
-        // long the close takes.
+        // The consumer tasks end at once, so their permits are free for the next generation before the connections are
+        // closed.
         while let Some(pumped) = self.pumps.join_next().await {
             letters.extend(pumped.unwrap_or_default());
         }

@@ -15,8 +15,9 @@ use crate::clock::Clock;
 
 /// Follow outcome events as they are announced, until a signal comes or --count of them were seen.
 ///
-/// It listens at the taps, with a queue of its own that goes when it goes; so it never stands in for a ledger. When the
-/// connection is lost it connects again, and says from when to when it may have missed events.
+/// It consumes from a queue of its own, bound to the exchange PREFIX.taps and deleted when the command ends; so it
+/// never counts as a ledger. When the connection is lost it connects again, and says from when to when it may have missed
+/// events.
 #[derive(Debug, Args)]
 pub(super) struct Outcomes {
     #[command(flatten)]

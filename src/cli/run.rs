@@ -21,11 +21,12 @@ use crate::worker::{self, Worker};
 
 /// Work: take intents, call the gateway, announce outcomes, until a signal comes.
 ///
-/// A wrong configuration is told completely, by key, before anything connects. Starting while the broker is down
-/// waits for it; and while it does not fit (a queue is different, a policy changes one, a permission is missing), no
-/// letter is taken: each finding is told with the command that fixes it, and work begins when it is fixed. SIGTERM and SIGINT stop taking letters, let those in hand be settled within the grace period, and
-/// end with 0, or with 75 if some had to be given back. SIGHUP has the merchants' key files read again: calls carry what
-/// they hold from then on, and a file that cannot be used changes nothing.
+/// All mistakes of the configuration are reported, by key, before anything connects. If the broker is down, the command
+/// waits for it. While the broker does not fit (a queue differs, a policy changes one, a permission is missing), it takes
+/// no letter: it logs each finding with the command that fixes it, and begins by itself once it is fixed. On SIGTERM or
+/// SIGINT it takes no more letters, and settles those in flight within the grace period; it ends with 0, or with 75 if
+/// some had to be given back. On SIGHUP it reads the merchants' key files again; a file that cannot be used changes
+/// nothing.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]

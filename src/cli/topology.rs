@@ -37,7 +37,7 @@ enum Action {
     },
     /// Print the least permissions of each role, as commands that a shell takes; connects to nothing
     ///
-    /// The user must be there already (`rabbitmqctl add_user`). Who publishes with --wait needs an onlooker's permissions
+    /// The user must exist already (`rabbitmqctl add_user`). Who publishes with --wait needs an onlooker's permissions
     /// beside an order system's.
     Permissions {
         #[command(flatten)]

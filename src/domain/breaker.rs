@@ -11,15 +11,15 @@ use super::intent::{IntentId, MerchantName};
 use super::reply::{NeverSent, Reply};
 use super::retry::Jitter;
 
-/// This many calls in a row that the endpoint failed to answer open the breaker. One that fails every second call at
-/// random does so once in 32 calls, and then a pause of half a second does it good.
+/// This many calls in a row that the endpoint failed to answer pause it. An endpoint that fails half of its calls at
+/// random is paused about once in 32 calls, for half a second.
 pub const FAILURES_MIN: u32 = 5;
 
-/// They must have been for at least this many intents: one payment that is always in doubt tells of itself.
+/// They must have been for at least this many intents: one payment that is always in doubt says nothing about the endpoint.
 pub const INTENTS_MIN: usize = 3;
 
-/// While another merchant was answered within this time, and has not failed since, the endpoint is not down: it is
-/// the merchant's own trouble.
+/// While another merchant was answered within this time, and has not failed since, the endpoint is not down: the
+/// failures concern one merchant.
 pub const ANSWERED_LATELY: Duration = Duration::from_secs(60);
 
 /// The pause before the first probe.
@@ -33,7 +33,7 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub enum EndpointSignal {
     /// It answered, whatever it said.
     Answered,
-    /// Nothing was sent, nothing came back, or only somebody before it spoke.
+    /// Nothing was sent, nothing came back, or the reply came from a proxy in front of it.
     Failed,
     /// Our keys or our address were not accepted: that is a merchant's trouble, but somebody is there.
     LockedOut,
@@ -42,8 +42,8 @@ pub enum EndpointSignal {
 }
 
 impl EndpointSignal {
-    /// What the reply to a call says about its endpoint. Only an answer of substance speaks for it: a 5xx or a 429
-    /// whose codes tell nothing comes from somebody before it.
+    /// What the reply to a call says about its endpoint. A 5xx or a 429 without known
+    /// codes counts as a failure: a proxy in front of the endpoint may have sent it.
     pub fn of(reply: &Reply, verdict: &Verdict) -> EndpointSignal {
         let answer = match reply {
             Reply::NeverSent(NeverSent::NotBuilt) => return EndpointSignal::Nothing,

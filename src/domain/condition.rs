@@ -1,5 +1,5 @@
-//! Something that lasts, told as a state: when it begins, once a minute while it lasts, and when it is over; never once
-//! for each letter that meets it.
+//! A lasting condition is logged when it begins, once a minute while it lasts, and when it is over; not once for each
+//! letter that it affects.
 //!
 //! No clock is read here: `now` is any time that only goes forward, since a beginning of the caller's choice.
 

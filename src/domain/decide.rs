@@ -121,7 +121,7 @@ pub fn decide_verdict(
     last: LastReply,
     moment: Moment<'_>,
 ) -> Decision {
-    let mut history = survived(history);
+    let mut history = without_strikes(history);
     match verdict {
         // Nothing reached the gateway, or nothing but its lock-out: no attempt is burned.
         Verdict::NeverSent => {
@@ -163,7 +163,7 @@ pub fn decide_verdict(
         }
         Verdict::Ordered(facts) | Verdict::OrderedBatch(facts, _) => {
             history.doubt = Doubt::None;
-            settle(&mut history, moment);
+            enter_settle_phase(&mut history, moment);
             accept(history, facts, moment)
         }
         Verdict::Refused(reason) => match history.doubt {
@@ -173,7 +173,7 @@ pub fn decide_verdict(
         Verdict::RefusedByState(reason) => refused_by_state(intent, history, reason, moment),
         Verdict::InDoubt => {
             history.doubt = Doubt::MayHaveHappened;
-            settle(&mut history, moment);
+            enter_settle_phase(&mut history, moment);
             let wait = first_look(intent.kind(), moment.policy);
             wait_for(history, wait, Waiting::ToAsk, moment)
         }
@@ -202,7 +202,7 @@ pub fn decide_findings(
     asked_at: Timestamp,
     moment: Moment<'_>,
 ) -> Decision {
-    let mut history = survived(history);
+    let mut history = without_strikes(history);
     history.asked = history.asked.saturating_add(1);
     let evidence = match findings {
         Findings::Payment(evidence) => evidence,
@@ -215,9 +215,9 @@ pub fn decide_findings(
     follow(intent, history, meaning, evidence, asked, moment)
 }
 
-/// The history of a letter whose step has spoken to the gateway, and took no process down. A mere wait is no such proof: its
-/// letter keeps its strikes, and is handled alone when it comes back.
-fn survived(history: &History) -> History {
+/// The history after a step that called or looked without crashing the process: the strikes are cleared. A mere wait
+/// clears none: its letter keeps its strikes, and is handled alone when it comes back.
+fn without_strikes(history: &History) -> History {
     History { strikes: 0, ..history.clone() }
 }
 
@@ -226,7 +226,8 @@ fn rule_of_evidence(shown: Shown) -> String {
     format!("evidence:{}", shown.as_str())
 }
 
-/// What is said of a letter that nobody can help any more: by phase and doubt it is one or the other.
+/// Dead-letters the letter with this reason, which is the outcome of the intent, or of every payment of a batch that is
+/// still open.
 pub fn give_up(intent: &CancelIntent, history: &History, reason: DeadReason) -> Decision {
     let history = history.clone();
     match intent.kind() {
@@ -369,7 +370,7 @@ fn follow(
 }
 
 /// Enters phase settle, with a budget of its own.
-fn settle(history: &mut History, moment: Moment<'_>) {
+fn enter_settle_phase(history: &mut History, moment: Moment<'_>) {
     if history.phase == Phase::Call || history.settling_since.is_none() {
         history.settling_since = Some(moment.now);
         history.asked = 0;
@@ -393,11 +394,11 @@ fn refused_by_state(
     moment: Moment<'_>,
 ) -> Decision {
     if intent.kind() == Kind::ApmProvisionCancel && history.doubt == Doubt::MayHaveHappened {
-        // The refusal may be the echo of our own success, and no query can tell.
+        // Our own earlier call may have succeeded and caused the refusal, and no query can tell.
         return give_up(intent, &history, DeadReason::Unresolved(UnresolvedReason::NoEvidence));
     }
     history.why = Some(Why::RefusedByState(reason));
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     ask_again(history, None, moment)
 }
 

@@ -57,8 +57,8 @@ pub fn doubted_unread(kind: Kind, history: &History, policy: &Policy, now: Times
 
 /// The history that a step begins with, once the body is read. `carried` is what the letter brought.
 ///
-/// What a rule of ours keeps every copy from calling is in no doubt: the copy before this one may have told it as
-/// rejected, without a look.
+/// A payment that was requested after its day was over is in no doubt: no copy can have called it, and an earlier delivery
+/// may already have announced it as rejected, without a look.
 pub fn resumed(intent: &CancelIntent, carried: &History, policy: &Policy, now: Timestamp) -> History {
     let history = fitted(carried, intent.items().len(), now);
     let marked_unread = history.phase == Phase::Settle

@@ -13,7 +13,7 @@ use super::decide::{Decision, Moment, Then};
 use super::doubt::resumed;
 use super::history::{Doubt, History, Item, Phase};
 use super::intent::{BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target};
-use super::isolation::{Room, Suspicion, Trace, suspect};
+use super::isolation::{Crash, Handling, Suspicion, suspect};
 use super::outcome::{Outcome, Status, Subject};
 use super::policy::Policy;
 use super::retry::{Jitter, Tier, Tiers};
@@ -114,7 +114,7 @@ pub(super) fn redelivered(
     policy: &Policy,
     now: Timestamp,
 ) -> History {
-    match suspect(intent.kind(), history, Room::Among, Trace::Suspect, policy, now) {
+    match suspect(intent.kind(), history, Handling::Shared, Crash::Possible, policy, now) {
         Suspicion::Isolate(isolated) => History { strikes: 0, ..resumed(intent, &isolated, policy, now) },
         Suspicion::Clear | Suspicion::Poison(_) => panic!("a first suspicion isolates"),
     }

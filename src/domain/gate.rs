@@ -1,6 +1,6 @@
-//! A half-open gate: while it is shut nobody passes, but one letter at a time, the probe, that finds out whether it is open
-//! again. When it is shut and for how long is its owner's policy: the breaker's ([`super::breaker`]) and the lock-out's
-//! ([`super::lockout`]).
+//! The states that a circuit breaker and a lock-out share. A gate that is shut is what the literature calls an open circuit
+//! breaker: no letter may call, except one at a time, the probe (half-open). The breaker ([`super::breaker`]) and the
+//! lock-out ([`super::lockout`]) say when it is shut, and for how long.
 //!
 //! No clock is read here: `now` is any time that only goes forward, since a beginning of the caller's choice.
 

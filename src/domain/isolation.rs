@@ -14,22 +14,22 @@ use super::policy::Policy;
 /// This many deaths in a row with one letter in hand are enough.
 pub const STRIKES_MAX: u32 = 3;
 
-/// Where a letter comes from, as far as suspicion goes.
+/// Where a letter is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// A lane, or the returns: among its neighbours.
-    Among,
-    /// The isolation: alone.
-    Alone,
+pub enum Handling {
+    /// Among others: it comes from a lane or from the returns.
+    Shared,
+    /// Alone: it comes from the isolation.
+    Isolated,
 }
 
-/// What the end of the process that held a letter looked like, if there was one.
+/// Whether a letter may have crashed the process that held it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trace {
-    /// The letter was handed out for the first time, or this process knows what became of it.
+pub enum Crash {
+    /// It was delivered for the first time, or this process knows what became of it.
     None,
-    /// It was handed out before and not settled, or its step panicked: it may be what did it.
-    Suspect,
+    /// It was delivered before and not settled, or its step panicked.
+    Possible,
 }
 
 /// What suspicion makes of a letter, before anything else is done with it.
@@ -47,20 +47,20 @@ pub enum Suspicion {
 pub fn suspect(
     kind: Kind,
     history: &History,
-    room: Room,
-    trace: Trace,
+    handling: Handling,
+    crash: Crash,
     policy: &Policy,
     now: Timestamp,
 ) -> Suspicion {
-    match (trace, room) {
-        (Trace::None, Room::Alone) => Suspicion::Clear,
-        // It left the isolation with its strikes, to wait: it comes back into it. Whoever held it here before did
-        // nothing with it but that, so it cannot be what took him down.
-        (Trace::None | Trace::Suspect, Room::Among) if history.strikes > 0 => {
+    match (crash, handling) {
+        (Crash::None, Handling::Isolated) => Suspicion::Clear,
+        // It left the isolation with its strikes, to wait in a delay queue, and goes back there. A process that held it
+        // here before did nothing but move it, so this letter cannot have crashed that process.
+        (Crash::None | Crash::Possible, Handling::Shared) if history.strikes > 0 => {
             Suspicion::Isolate(Box::new(history.clone()))
         }
-        (Trace::None, Room::Among) => Suspicion::Clear,
-        (Trace::Suspect, Room::Among | Room::Alone) => {
+        (Crash::None, Handling::Shared) => Suspicion::Clear,
+        (Crash::Possible, Handling::Shared | Handling::Isolated) => {
             let strikes = history.strikes.saturating_add(1);
             let history = History { strikes, ..doubted_unread(kind, history, policy, now) };
             if strikes >= STRIKES_MAX {
@@ -78,9 +78,9 @@ mod tests {
     use crate::domain::fixtures::{at, policy};
     use crate::domain::history::{Doubt, Phase};
 
-    fn check(strikes: u32, room: Room, trace: Trace) -> Suspicion {
+    fn check(strikes: u32, handling: Handling, crash: Crash) -> Suspicion {
         let history = History { strikes, ..History::fresh(at(0), 0) };
-        suspect(Kind::AsyncCancel, &history, room, trace, &policy(), at(0))
+        suspect(Kind::AsyncCancel, &history, handling, crash, &policy(), at(0))
     }
 
     fn strikes(suspicion: Suspicion) -> u32 {
@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn a_letter_that_nothing_happened_to_is_handled_where_it_is() {
-        assert_eq!(check(0, Room::Among, Trace::None), Suspicion::Clear);
-        assert_eq!(check(2, Room::Alone, Trace::None), Suspicion::Clear);
+        assert_eq!(check(0, Handling::Shared, Crash::None), Suspicion::Clear);
+        assert_eq!(check(2, Handling::Isolated, Crash::None), Suspicion::Clear);
     }
 
     #[test]
     fn a_suspect_is_isolated_in_doubt_with_its_first_strike() {
-        let Suspicion::Isolate(history) = check(0, Room::Among, Trace::Suspect) else {
+        let Suspicion::Isolate(history) = check(0, Handling::Shared, Crash::Possible) else {
             panic!("it is a suspect")
         };
         assert_eq!(
@@ -109,24 +109,24 @@ mod tests {
 
     #[test]
     fn a_second_death_sends_it_to_the_back_and_a_third_to_the_dead_letters() {
-        let second = check(1, Room::Alone, Trace::Suspect);
+        let second = check(1, Handling::Isolated, Crash::Possible);
         assert!(matches!(second, Suspicion::Isolate(_)));
         assert_eq!(strikes(second), 2);
-        let third = check(2, Room::Alone, Trace::Suspect);
+        let third = check(2, Handling::Isolated, Crash::Possible);
         assert!(matches!(third, Suspicion::Poison(_)));
         assert_eq!(strikes(third), 3);
     }
 
     #[test]
     fn a_letter_with_strikes_that_comes_from_a_wait_is_isolated_again_without_another_strike() {
-        let again = check(1, Room::Among, Trace::None);
+        let again = check(1, Handling::Shared, Crash::None);
         assert!(matches!(again, Suspicion::Isolate(_)));
         assert_eq!(strikes(again), 1);
     }
 
     #[test]
     fn a_letter_that_was_only_to_be_isolated_when_the_process_died_gets_no_other_strike_for_it() {
-        let again = check(2, Room::Among, Trace::Suspect);
+        let again = check(2, Handling::Shared, Crash::Possible);
         assert!(matches!(again, Suspicion::Isolate(_)));
         assert_eq!(strikes(again), 2);
     }

@@ -338,7 +338,7 @@ impl State {
         let (since, is_news) = match self.alarm {
             None => (now, true),
             Some(alarm) => {
-                // What was stuck comes late: that is how it fixes, and no news.
+                // A stuck queue recovers by delivering its letters late: that is not logged as a new alarm.
                 let is_worse = alarm.what == Alarmed::Late && what == Alarmed::Stuck;
                 (alarm.since, is_worse || elapsed(alarm.told_at, now) >= limits.told_every)
             }

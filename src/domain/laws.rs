@@ -17,7 +17,7 @@ use super::evidence::{Evidence, Findings, Shown};
 use super::fixtures::{DAY, MIDNIGHT, at, batch, fresh, intent, policy, same_day_policy, summary};
 use super::history::{Doubt, History, Item, LastReply, Phase};
 use super::intent::{CancelIntent, Kind};
-use super::isolation::{Room, Suspicion, Trace, suspect};
+use super::isolation::{Crash, Handling, Suspicion, suspect};
 use super::outcome::{Learnt, RejectedReason, Status, StatusName, Subject, UnresolvedReason};
 use super::plan::{Plan, plan};
 use super::policy::Policy;
@@ -130,7 +130,7 @@ struct Life {
     policy: Policy,
     history: History,
     /// Where the letter lies.
-    room: Room,
+    handling: Handling,
     now: Timestamp,
     begun: Timestamp,
     ghosts: Vec<Ghost>,
@@ -166,7 +166,7 @@ impl Life {
             intent,
             policy,
             history,
-            room: Room::Among,
+            handling: Handling::Shared,
             now: begins,
             begun: begins,
             ghosts,
@@ -239,7 +239,7 @@ impl Life {
         match decision.then {
             Then::Done | Then::DeadLetter(_) => Ok(true),
             Then::Wait(_) => {
-                self.room = Room::Among;
+                self.handling = Handling::Shared;
                 let due = self.history.due.expect("judged to be due at some time");
                 // The queues are never early, and sometimes late.
                 self.now = later(due.max(self.now), Duration::from_millis(chance.below(3) * 400));
@@ -253,15 +253,15 @@ impl Life {
         loop {
             let is_again =
                 self.redeliveries < REDELIVERIES_MAX && chance.below(100) < world.redelivered_percent;
-            let trace = if is_again { Trace::Suspect } else { Trace::None };
+            let crash = if is_again { Crash::Possible } else { Crash::None };
             if is_again {
                 self.note_redelivery();
             }
             let kind = self.intent.kind();
-            match suspect(kind, &self.history, self.room, trace, &self.policy, self.now) {
+            match suspect(kind, &self.history, self.handling, crash, &self.policy, self.now) {
                 Suspicion::Clear => return None,
                 Suspicion::Isolate(history) => {
-                    self.room = Room::Alone;
+                    self.handling = Handling::Isolated;
                     self.history = *history;
                 }
                 Suspicion::Poison(history) => {
@@ -277,7 +277,7 @@ impl Life {
         self.log.push(format!("{} redelivered", self.now));
         self.redeliveries += 1;
         // Among its neighbours a letter with strikes is moved, and nothing else.
-        let is_only_moved = self.room == Room::Among && self.history.strikes > 0;
+        let is_only_moved = self.handling == Handling::Shared && self.history.strikes > 0;
         let may_have_called = self.history.phase == Phase::Call
             || self.intent.kind() == Kind::ApmProvisionCancel && self.history.doubt == Doubt::MayHaveHappened;
         if may_have_called && !is_only_moved {

@@ -1,4 +1,4 @@
-//! The lock-out: the gateway does not accept our keys, or an address is wrong. It is nobody's payment's fault, so
+//! The lock-out: the gateway does not accept our keys, or an address is wrong. No payment causes it, so
 //! letters wait without burning attempts, and one of them at a time finds out whether it is over.
 
 use std::time::Duration;

@@ -13,7 +13,7 @@ use super::same_day;
 use super::step::{Call, Inquiry, Order, Question};
 use super::waiting::Waiting;
 
-/// How far in our future an intent's `requestedAt` may lie: clocks differ, but not so much.
+/// How far in our future an intent's `requestedAt` may lie: clocks differ by less than that.
 pub const FUTURE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The one next step of a letter.
@@ -63,21 +63,21 @@ pub fn plan(intent: &CancelIntent, history: &History, policy: &Policy, now: Time
     if history.phase == Phase::Call {
         let one_payment = intent.kind() != Kind::BatchCancel;
         if history.doubt == Doubt::MayHaveHappened && one_payment {
-            // Doubt is settled before anything is called; but a batch may have both kinds of payments.
-            enter_settle(&mut history, now);
+            // A doubt is resolved before anything is called; but a batch may have both kinds of payments.
+            enter_settle_phase(&mut history, now);
         } else {
             match plan_call(intent, &history, policy, now) {
                 Some(plan) => return Planned { history, plan },
                 // Requested in time and handled too late: a copy may have called, so ask first.
-                None => enter_settle(&mut history, now),
+                None => enter_settle_phase(&mut history, now),
             }
         }
     }
-    let plan = plan_settle(intent, &history, policy, now);
+    let plan = plan_in_settle_phase(intent, &history, policy, now);
     Planned { history, plan }
 }
 
-fn enter_settle(history: &mut History, now: Timestamp) {
+fn enter_settle_phase(history: &mut History, now: Timestamp) {
     history.phase = Phase::Settle;
     history.settling_since = Some(now);
     history.asked = 0;
@@ -123,7 +123,7 @@ fn plan_call(intent: &CancelIntent, history: &History, policy: &Policy, now: Tim
     Some(Plan::Call(Call { merchant: intent.merchant.clone(), order: order(intent, history, policy, now) }))
 }
 
-fn plan_settle(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Plan {
+fn plan_in_settle_phase(intent: &CancelIntent, history: &History, policy: &Policy, now: Timestamp) -> Plan {
     let too_late = requested_too_late(intent, history, policy);
     if !too_late.is_empty() && history.why.is_none() {
         return Plan::Decide(Ruling::RefuseItems(too_late));

@@ -1,4 +1,4 @@
-//! The letters that this process is in_flight to the isolation.
+//! The letters that this process is moving to the isolation.
 //!
 //! A suspect is published to the isolation before it is acked in the queue that it came from. If a suspect were handled in
 //! between and crashed the process, every suspect on its way would exist twice, each with strikes of its own.

@@ -1,5 +1,5 @@
-//! What this process remembers beyond one step: bounded, and lost with the process, which is why nothing but
-//! comfort may depend on it.
+//! What this process remembers beyond one step: bounded, and lost with the process, so that
+//! correctness must not depend on it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

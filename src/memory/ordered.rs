@@ -9,7 +9,7 @@ use super::lock;
 use crate::domain::intent::IntentId;
 
 /// The intents that this process has ordered, or done. A call for a second copy of such an intent would be in vain; and for
-/// an async cancel whose order was rolled back, it would order again what was withdrawn. So the copy is settled by a look.
+/// an async cancel whose order was rolled back, it would order again what was withdrawn. So a look decides the copy.
 /// Copies come without any intention: a publisher that gets no confirm in time publishes again.
 #[derive(Debug)]
 pub struct Ordered(Mutex<Bounded<IntentId, Timestamp>>);

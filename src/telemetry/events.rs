@@ -77,9 +77,9 @@ pub fn received(source: Source, redelivered: Redelivered, body_bytes: usize) {
     debug!(name: "received", { cancel.kind = kind, cancel.source = source, cancel.redelivered = redelivered, messaging.message.body.size = body_bytes }, "Letter received.");
 }
 
-/// A letter came again though all about it is told: its ack was lost on its way, and is sent again.
+/// A letter was redelivered whose decision is published: its ack was lost, and is sent again.
 pub fn already_announced(source: Source) {
-    debug!(name: "already_announced", { cancel.source = source.as_str() }, "Outcome already published; re-acking the redelivery.");
+    debug!(name: "already_announced", { cancel.source = source.as_str() }, "Decision already published; acking the redelivery.");
 }
 
 /// A copy of a letter in hand goes to a delay queue, until that is decided.
@@ -279,7 +279,7 @@ pub fn panicked(place: &str) {
     error!(name: "panicked", { place }, "Panic; this is a bug in cancel-worker.");
 }
 
-/// So many messages lie where nobody listens.
+/// `depth` messages are in this queue, which nothing consumes.
 pub fn unrouted(queue: &str, depth: u32) {
     error!(name: "unrouted", { messaging.destination.name = queue, depth }, "Unrouted messages are kept in this queue; a person must move them.");
 }
@@ -462,7 +462,7 @@ pub fn generation_started(generation: u64, broker: &str, consumers_len: usize) {
 /// The connection is gone, or was given up. `held` letters go back to the broker.
 pub fn generation_ended(generation: u64, why: &dyn Error, held: usize) {
     let why = chain(why);
-    warn!(name: "generation_ended", { generation, why, held }, "Connection to the broker lost; reconnecting.");
+    warn!(name: "generation_ended", { generation, why, held }, "Generation ended; connecting to the broker again.");
 }
 
 /// The broker is short of memory or disk, and reads nothing more from a connection.

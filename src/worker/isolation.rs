@@ -7,12 +7,12 @@ use tracing::Span;
 
 use super::Worker;
 use super::deadlines::SETTLED_WAIT_MAX;
-use super::job::{Job, lane_of, trace};
+use super::job::{Job, crash, lane_of};
 use super::step_log::StepLog;
 use crate::domain::decide::{DeadReason, give_up};
 use crate::domain::doubt::in_doubt;
 use crate::domain::history::{History, Item};
-use crate::domain::isolation::{Suspicion, Trace, suspect};
+use crate::domain::isolation::{Crash, Suspicion, suspect};
 use crate::domain::outcome::UnresolvedReason;
 use crate::telemetry::{carrier, events};
 use crate::wire::envelope::{Address, Letter, Messages};
@@ -26,29 +26,29 @@ impl Worker {
         if let Job::Republish = job {
             return announce_again(letter);
         }
-        if let Some(messages) = self.isolate(letter, job, trace(letter, untouched)) {
+        if let Some(messages) = self.isolate(letter, job, crash(letter, untouched)) {
             return messages;
         }
         if let Job::Isolated(_) = job {
-            // This letter may crash the process: first the letters on their way into the isolation are acked where they came
-            // from, so that none of them loses a life. But it does not wait for ever.
+            // This letter may crash the process. So the letters on their way to the isolation are acked in their old queues
+            // first: otherwise a crash would give each of them a copy. The wait is bounded.
             let _ = tokio::time::timeout(SETTLED_WAIT_MAX, self.isolation_transfers.none()).await;
         }
         match AssertUnwindSafe(self.step(letter, job)).catch_unwind().await {
             Ok(messages) => messages,
             // The panic's own report is in the log. The neighbours of the letter go on.
             Err(_panic) => {
-                self.isolate(letter, job, Trace::Suspect).unwrap_or_else(|| self.poison(letter, None))
+                self.isolate(letter, job, Crash::Possible).unwrap_or_else(|| self.poison(letter, None))
             }
         }
     }
 
     /// The move of a letter that may have taken a process down; `None` for one that is handled here and now. Its body is
     /// not read: reading may be what did it.
-    fn isolate(&self, letter: &Letter, job: &Job, trace: Trace) -> Option<Messages> {
+    fn isolate(&self, letter: &Letter, job: &Job, crash: Crash) -> Option<Messages> {
         let now = self.clock.now();
         let kind = lane_of(letter);
-        match suspect(kind, &job.history(0, now), job.room()?, trace, &self.policy, now) {
+        match suspect(kind, &job.history(0, now), job.handling()?, crash, &self.policy, now) {
             Suspicion::Clear => None,
             Suspicion::Isolate(history) => {
                 events::isolated(kind.as_str(), history.strikes);

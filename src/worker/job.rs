@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::domain::doubt::in_doubt;
 use crate::domain::history::{Doubt, History, Phase};
 use crate::domain::intent::Kind;
-use crate::domain::isolation::{Room, Trace};
+use crate::domain::isolation::{Crash, Handling};
 use crate::domain::set_back::{corrected, set_back_by};
 use crate::wire::envelope::{Letter, Redelivered, Source};
 use crate::wire::{history, hop, intent, origin};
@@ -21,7 +21,7 @@ pub(super) enum Job {
     Isolated(History),
     /// An announcement that the broker refused, back from its wait: its bytes are published again.
     Republish,
-    /// Taken from its lane by the broker, to the rescue: it ends without a call.
+    /// Dead-lettered by the broker from its lane into the queue `rescue`: it ends without a call.
     Expired,
 }
 
@@ -69,10 +69,10 @@ impl Job {
     }
 
     /// Where the letter is handled; `None` where nothing is ever called for it.
-    pub(super) fn room(&self) -> Option<Room> {
+    pub(super) fn handling(&self) -> Option<Handling> {
         match self {
-            Job::Fresh | Job::Resumed(_) => Some(Room::Among),
-            Job::Isolated(_) => Some(Room::Alone),
+            Job::Fresh | Job::Resumed(_) => Some(Handling::Shared),
+            Job::Isolated(_) => Some(Handling::Isolated),
             Job::Republish | Job::Expired => None,
         }
     }
@@ -91,10 +91,10 @@ fn carried(letter: &Letter, now: Timestamp) -> History {
 }
 
 /// What is known of the end of the process that held a letter before. `untouched`: this process made no step with it.
-pub(super) fn trace(letter: &Letter, untouched: bool) -> Trace {
+pub(super) fn crash(letter: &Letter, untouched: bool) -> Crash {
     match letter.redelivered {
-        Redelivered::Yes if !untouched => Trace::Suspect,
-        Redelivered::Yes | Redelivered::No => Trace::None,
+        Redelivered::Yes if !untouched => Crash::Possible,
+        Redelivered::Yes | Redelivered::No => Crash::None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::domain::decide::Decision;
 use crate::domain::doubt::doubted_unread;
 use crate::domain::history::History;
-use crate::domain::isolation::Trace;
+use crate::domain::isolation::Crash;
 use crate::domain::lateness::LatenessLimits;
 use crate::domain::outcome::RejectedReason;
 use crate::domain::policy::Policy;
@@ -116,7 +116,7 @@ impl Worker {
         }
     }
 
-    /// One delivery of this queue, from the broker's hand back into it: one step for its intent.
+    /// Handles one delivery of this queue until it is settled: one step for its intent.
     ///
     /// # Errors
     /// The generation has ended: the delivery comes again.
@@ -200,15 +200,14 @@ impl Worker {
     /// What is to be announced about a letter.
     async fn messages(&self, letter: &Letter, job: &Job, purpose: Purpose, begun: &mut Begun) -> Messages {
         let untouched = begun.is_untouched();
-        let given_back = match purpose {
-            Purpose::Handle => None,
-            Purpose::GiveBack => self.give_back(letter, job, untouched),
-        };
-        let messages = match (begun.decided_before(), given_back) {
-            // Decided once is known: the same bytes, and no second call.
+        // Decided once is known: the same bytes, and no second call.
+        let messages = match (begun.decided_before(), purpose) {
             (Some(messages), _) => messages.clone(),
-            (None, Some(messages)) => messages,
-            (None, None) => self.handle_or_isolate(letter, job, untouched).await,
+            (None, Purpose::Handle) => self.handle_or_isolate(letter, job, untouched).await,
+            (None, Purpose::GiveBack) => match self.give_back(letter, job, untouched) {
+                Some(messages) => messages,
+                None => self.handle_or_isolate(letter, job, untouched).await,
+            },
         };
         begun.decided(messages.clone());
         messages
@@ -225,12 +224,12 @@ impl Worker {
         let kind = lane_of(letter);
         let history = job.history_to_wait_with(letter, now);
         let trace = carrier::inject(&Span::current());
-        Some(match job::trace(letter, untouched) {
+        Some(match job::crash(letter, untouched) {
             // Whether the process that held it before died of it is for its next step to say.
-            Trace::Suspect => {
+            Crash::Possible => {
                 isolate(letter, kind, &doubted_unread(kind, &history, &self.policy, now), &trace)
             }
-            Trace::None => put_off(letter, kind, &history, &self.stamp(&trace)),
+            Crash::None => put_off(letter, kind, &history, &self.stamp(&trace)),
         })
     }
 

@@ -106,7 +106,7 @@ impl Step<'_> {
         let carried = job.history(self.intent.items().len(), now);
         let history = resumed(self.intent, &carried, &self.worker.policy, now);
         match self.worker.ordered.called_at(self.intent.id) {
-            // A copy of an intent that this process has ordered: it is settled, never called for again.
+            // A copy of an intent that this process has ordered: a look decides it, and it is never called for again.
             Some(called_at) if history.phase == Phase::Call && history.attempts == 0 => {
                 // Not later than now: the clock may have been set back since.
                 in_doubt(&history, called_at.min(now), now)
@@ -227,7 +227,7 @@ fn shown(findings: &Findings) -> String {
     }
 }
 
-/// Whether copies of an intent are settled by asking from now on. Nothing but the call itself tells whether a provision
+/// Whether copies of an intent are decided by looks from now on. Nothing but the call itself tells whether a provision
 /// is cancelled, so asking about its copies would be calling.
 fn is_remembered(kind: Kind, verdict: &Verdict) -> bool {
     let is_ordered = match verdict {

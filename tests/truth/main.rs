@@ -17,7 +17,7 @@ use cancel_worker::domain::history::History;
 use cancel_worker::domain::intent::{
     BatchPayment, BatchPayments, CancelIntent, Code, IntentId, Kind, MerchantName, Target,
 };
-use cancel_worker::domain::isolation::{Room, Suspicion, Trace, suspect};
+use cancel_worker::domain::isolation::{self, Handling, Suspicion, suspect};
 use cancel_worker::domain::outcome::{RejectedReason, Status, StatusName, Subject, UnresolvedReason};
 use cancel_worker::domain::plan::{Plan, plan};
 use cancel_worker::domain::policy::Policy;
@@ -268,7 +268,14 @@ impl<'a> Story<'a> {
         let as_delivered = copy.history.clone();
         if copy.redelivered {
             let kind = self.intent.kind();
-            match suspect(kind, &copy.history, Room::Among, Trace::Suspect, &self.policy, now) {
+            match suspect(
+                kind,
+                &copy.history,
+                Handling::Shared,
+                isolation::Crash::Possible,
+                &self.policy,
+                now,
+            ) {
                 Suspicion::Isolate(history) => copy.history = *history,
                 // A process dies once, and only the third death is one too many.
                 Suspicion::Clear | Suspicion::Poison(_) => {

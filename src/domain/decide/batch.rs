@@ -1,11 +1,13 @@
-//! Decisions about a batch. Money travels in the events of its payments; the batch as a whole only opens and
-//! closes. It is never called again as a whole: only with the payments that have evidence of *not done*.
+//! Decisions about a batch. Ledgers book the events of its payments; the batch as a whole is only `accepted`
+//! and `closed`. It is never called again as a whole: only with the payments that have evidence of *not done*.
 
 use jiff::Timestamp;
 
 use super::meaning::{self, Before, Meaning};
 use super::waits::{ask_after, wait_for};
-use super::{Asked, DeadReason, Decision, Moment, Then, conclude, item_of, rule_of_evidence, settle};
+use super::{
+    Asked, DeadReason, Decision, Moment, Then, conclude, enter_settle_phase, item_of, rule_of_evidence,
+};
 use crate::domain::classify::Facts;
 use crate::domain::evidence::{Evidence, Shown};
 use crate::domain::history::{Doubt, History, Item, Phase, Why};
@@ -29,7 +31,7 @@ pub(super) fn ordered(
     for (index, item) in items {
         mark(&mut history, index, item);
     }
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     let mut outcomes = Vec::new();
     accept(&mut history, &mut outcomes, facts.learnt);
     go_on(intent, history, outcomes, None, moment)
@@ -45,7 +47,7 @@ pub(super) fn unanswered(
     for index in called {
         mark(&mut history, *index, Item::Doubt);
     }
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     go_on(intent, history, Vec::new(), None, moment)
 }
 
@@ -58,7 +60,7 @@ pub(super) fn refused(
     moment: Moment<'_>,
 ) -> Decision {
     let outcomes = end_items(&mut history, called, Status::Rejected(reason));
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     go_on(intent, history, outcomes, None, moment)
 }
 
@@ -70,7 +72,7 @@ pub(super) fn refused_by_state(
     moment: Moment<'_>,
 ) -> Decision {
     history.why = Some(Why::RefusedByState(reason));
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     go_on(intent, history, Vec::new(), None, moment)
 }
 
@@ -91,7 +93,7 @@ pub(super) fn decide_findings(
     let mut outcomes = Vec::new();
     let mut in_progress = false;
     let mut not_done = Vec::new();
-    // A letter remembers one look; of a batch it is the one that says least, since that is what holds it up.
+    // The history has one field for evidence; of a batch it keeps that of a payment which is still open.
     let mut holds_up = None;
     let mut last_shown = None;
 
@@ -217,7 +219,7 @@ pub(super) fn spent(
     if history.items.iter().all(|item| item.is_decided()) {
         return close(history, outcomes, Some(DeadReason::GivenUp(reason)));
     }
-    settle(&mut history, moment);
+    enter_settle_phase(&mut history, moment);
     go_on(intent, history, outcomes, None, moment)
 }
 

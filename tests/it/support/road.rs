@@ -1,5 +1,5 @@
-//! A road to the broker: its connections are known by their role, and can be cut, silenced in one direction, or told
-//! something that the broker never said.
+//! A TCP proxy before the broker that knows each connection's role: it can cut it, silence one direction, or send the
+//! client a frame that the broker never sent.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};

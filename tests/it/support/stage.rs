@@ -38,7 +38,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a queue is looked at, of which nothing tells when it changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Numbers that make a story short: a call may take 600 ms, and an absence counts 700 ms after it.
+/// Settings that make a test short: a call may take 600 ms, and an absence counts 700 ms after it.
 pub(crate) const QUICK: &str = r#"
 [gateway]
 call_timeout = "600ms"
@@ -57,7 +57,7 @@ wait = "200ms"
 /// Over it where nothing hangs: on a machine that is busy, no answer is too late.
 pub(crate) const UNHURRIED: &str = "gateway.call_timeout = '20s'\ninquiry.quiet = '20s'\n";
 
-/// One test's world.
+/// The topology, simulator and ledger of one test.
 pub(crate) struct Stage {
     /// The gateway.
     pub(crate) simulator: Simulator,
